@@ -1,0 +1,1 @@
+"""flashc: a hardware-portable kernel compiler and autotuner."""

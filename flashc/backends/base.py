@@ -1,0 +1,79 @@
+"""What a backend is: a lowering profile (how its compiler places tiles, which tiles are legal) and a printer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from flashc.autotune import Constraint
+from flashc.hwmodels.model import Device
+from flashc.ir.intexpr import IntExpr
+from flashc.ir.nodes import Program
+
+
+@dataclass(frozen=True, slots=True)
+class KernelResources:
+    """What the compiler reports of one kernel: registers per thread, spilled bytes per thread, shared bytes per block.
+
+    None where the target has no such number.
+    """
+
+    kernel: str
+    registers: int | None = None
+    spill_bytes: int | None = None
+    shared_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A compiled program: files by role ("source", "binary", "assembly", ...) and the resources it really takes."""
+
+    files: Mapping[str, Path]
+    resources: tuple[KernelResources, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """One call: every tensor of the program by name (numpy or torch; outputs and workspaces allocated), the integer
+    symbols and the float parameters."""
+
+    tensors: Mapping[str, Any]
+    sizes: Mapping[str, int]
+    params: Mapping[str, float]
+
+
+class Executable(Protocol):
+    def __call__(self, call: Invocation) -> None: ...
+
+
+class Backend(Protocol):
+    """One code generator. All methods are pure but ``build`` and ``load``."""
+
+    name: str
+
+    def missing(self, device: Device) -> str | None:
+        """Why nothing can be emitted for the device, or None."""
+
+    def place(self, program: Program, device: Device) -> Program:
+        """Levels, layouts, atoms and stages, tile sizes still symbols (``Program.tiles`` may grow)."""
+
+    def domains(self, placed: Program, device: Device, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+        """Legal values of every tile symbol, in ascending order, given the extents of the workload."""
+
+    def constraints(self, placed: Program, device: Device) -> tuple[Constraint, ...]:
+        """Named constraints in the tile symbols: device capacities (prefix ``device.``) and what this backend's
+        compiler demands (prefix ``<backend>.``)."""
+
+    def padded(self, axis: str, extent: IntExpr) -> IntExpr:
+        """The extent of a tile along an axis as the backend executes it (e.g. the next power of two)."""
+
+    def emit(self, bound: Program, device: Device) -> str:
+        """Readable source of a bound program."""
+
+    def build(self, source: str, bound: Program, device: Device) -> Built:
+        """Compile. Raises CompilerMissingError or CompileError."""
+
+    def load(self, built: Built, bound: Program, device: Device) -> Executable:
+        """A callable for this machine. Raises DeviceAbsentError where the device is not here."""

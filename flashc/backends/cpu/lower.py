@@ -1,0 +1,118 @@
+"""Lower for a CPU: split the loops, fuse the sweeps, and give every stored tile a buffer.
+
+A value that is read only inside its own fused sweep stays in registers. Carried values and what replaces them share a
+slot where the old value is dead by then; so do a tile and the one computed from it in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from flashc.backends.cpu.place import LEVEL
+from flashc.compiler.fuse import fuse, groups
+from flashc.compiler.split import split
+from flashc.ir.analysis import operands, uses
+from flashc.ir.intexpr import Const, IntExpr
+from flashc.ir.nodes import Alloc, Kernel, Map, Par, Program, Reduce, Seq, Stmt, outputs_of
+from flashc.ir.rewrite import rewrite_kernels
+from flashc.ir.types import Value
+
+
+def lower(program: Program) -> Program:
+    """A bound program with its loops in parts, its sweeps grouped and an ``Alloc`` per stored value."""
+    return rewrite_kernels(fuse(split(program)), _allocate, stage="lowered")
+
+
+def elements(value: Value) -> IntExpr:
+    """Elements of the buffer that a laid-out value needs."""
+    total: IntExpr = Const(1)
+    for mode in value.layout.modes if value.layout else ():
+        total = total * mode.shape
+    return total
+
+
+def _allocate(kernel: Kernel) -> Kernel:
+    slots: dict[str, str] = {}
+    found: dict[str, Alloc] = {}
+    _collect(kernel.body, frozenset(), slots, found)
+    allocs = tuple(found.values())
+    body = tuple(replace(s, body=(*allocs, *s.body)) if isinstance(s, Par) else s for s in kernel.body)
+    return replace(kernel, body=body)
+
+
+def _collect(body: Sequence[Stmt], after: frozenset[str], slots: dict[str, str], found: dict[str, Alloc]) -> None:
+    for n, stmt in enumerate(body):
+        if isinstance(stmt, Par):
+            _collect(stmt.body, frozenset(), slots, found)
+        elif isinstance(stmt, Seq):
+            for c in stmt.carry:
+                _add(c.value, c.value.name, slots, found)
+            dead = {c.next: c.value for c in stmt.carry if _dead_when_replaced(c.value.name, c.next, stmt.body)}
+            for new, old in dead.items():
+                slots[new] = slots[old.name]
+            _collect(stmt.body, frozenset(c.next for c in stmt.carry), slots, found)
+        else:
+            _statement(body, n, stmt, after, slots, found)
+
+
+def _statement(
+    body: Sequence[Stmt], n: int, stmt: Stmt, after: frozenset[str], slots: dict[str, str], found: dict[str, Alloc]
+) -> None:
+    out = outputs_of(stmt)
+    if out is None or out.level != LEVEL:
+        return
+    if isinstance(stmt, Map | Reduce) and not stored(body, n, after):
+        return
+    if out.name not in slots and isinstance(stmt, Map):
+        slots.update(_in_place(body, n, stmt, slots, found))
+    _add(out, slots.get(out.name, out.name), slots, found)
+
+
+def _add(value: Value, slot: str, slots: dict[str, str], found: dict[str, Alloc]) -> None:
+    slots[value.name] = slot
+    found.setdefault(value.name, Alloc(value, elements(value), slot))
+
+
+def group_of(body: Sequence[Stmt], n: int) -> list[Map | Reduce]:
+    """The fused sweep that the elementwise statement at ``n`` belongs to."""
+    first = n
+    while first > 0 and isinstance(body[first - 1], Map | Reduce):
+        first -= 1
+    run: list[Map | Reduce] = []
+    for stmt in body[first:]:
+        if not isinstance(stmt, Map | Reduce):
+            break
+        run.append(stmt)
+    return next(g for g in groups(run) if any(s is body[n] for s in g))
+
+
+def stored(body: Sequence[Stmt], n: int, after: frozenset[str]) -> bool:
+    """Whether the elementwise statement at ``n`` needs a buffer: somebody outside its sweep reads it."""
+    out = outputs_of(body[n])
+    group = group_of(body, n)
+    readers = frozenset().union(*(uses(s) for s in body if not any(s is g for g in group)))
+    return out is not None and out.name in readers | after
+
+
+def _dead_when_replaced(old: str, new: str, body: Sequence[Stmt]) -> bool:
+    """True where nothing reads the carried value after the sweep or dot that makes its replacement."""
+    at = next(n for n, s in enumerate(body) if (o := outputs_of(s)) is not None and o.name == new)
+    stmt = body[at]
+    same = group_of(body, at) if isinstance(stmt, Map | Reduce) else [stmt]
+    return not any(old in uses(s) for s in body[at + 1:] if not any(s is g for g in same))
+
+
+def _in_place(
+    body: Sequence[Stmt], n: int, stmt: Map, slots: dict[str, str], found: dict[str, Alloc]
+) -> dict[str, str]:
+    """The slot of a tile of the same layout that dies in this sweep, if there is one."""
+    group = group_of(body, n)
+    reads = {name for s in group for name in operands(s)}
+    rest = frozenset().union(*(uses(s) for s in body[n + 1:] if not any(s is g for g in group)), frozenset())
+    local = {o.name for s in body if (o := outputs_of(s)) is not None}
+    for name in sorted(reads & found.keys() & local):
+        old = found[name].value
+        if name not in rest and (old.dtype, old.layout, old.axes) == (stmt.out.dtype, stmt.out.layout, stmt.out.axes):
+            return {stmt.out.name: slots[name]}
+    return {}

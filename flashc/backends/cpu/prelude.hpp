@@ -1,0 +1,254 @@
+// What every emitted kernel builds on: vectors of W floats (GCC/Clang vector extensions), elementary functions,
+// and the register block of a dot product. FLASHC_WIDTH is the vector width of the target in bits.
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <algorithm>
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
+constexpr int W = FLASHC_WIDTH / 32;
+typedef float vf __attribute__((vector_size(FLASHC_WIDTH / 8)));
+typedef int32_t vi __attribute__((vector_size(FLASHC_WIDTH / 8)));
+typedef uint32_t vu __attribute__((vector_size(FLASHC_WIDTH / 8)));
+typedef float vf_any __attribute__((vector_size(FLASHC_WIDTH / 8), aligned(4), may_alias));
+typedef uint32_t vu_any __attribute__((vector_size(FLASHC_WIDTH / 8), aligned(4), may_alias));
+typedef uint16_t bf16;
+#if defined(__FLT16_MAX__)
+typedef _Float16 f16;
+#else
+typedef __fp16 f16;
+#endif
+#define INLINE static inline __attribute__((always_inline))
+
+constexpr float INF = __builtin_inff();
+
+INLINE vf load(const float* p) { return *(const vf_any*)p; }
+INLINE void store(float* p, vf x) { *(vf_any*)p = x; }
+INLINE vf splat(float x) { return x - vf{}; }
+INLINE vi splat(int32_t x) { return x - vi{}; }
+INLINE vi lanes() { vi r; for (int l = 0; l < W; ++l) r[l] = l; return r; }
+INLINE long ceil_div(long a, long b) { return (a + b - 1) / b; }
+INLINE long floor_div(long a, long b) { return a / b - (a % b != 0 && (a < 0) != (b < 0)); }
+INLINE long floor_mod(long a, long b) { return a - floor_div(a, b) * b; }
+
+INLINE vf as_float(vu x) { return (vf)x; }
+INLINE vu as_bits(vf x) { return (vu)x; }
+INLINE float as_float(uint32_t x) { float r; std::memcpy(&r, &x, 4); return r; }
+INLINE uint32_t as_bits(float x) { uint32_t r; std::memcpy(&r, &x, 4); return r; }
+
+// Element conversions. bf16 rounds to nearest even and keeps NaN.
+INLINE float to_f32(float x) { return x; }
+INLINE float to_f32(f16 x) { return (float)x; }
+INLINE float to_f32(bf16 x) { return as_float((uint32_t)x << 16); }
+INLINE float to_f32(bool x) { return x; }
+template <class T> INLINE T from_f32(float x) { return (T)x; }
+template <> INLINE bf16 from_f32<bf16>(float x) {
+  uint32_t u = as_bits(x);
+  return x != x ? (u >> 16) | 0x40 : (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+}
+INLINE vu round_bf16(vf x) {  // the rounded value in the upper half of each lane
+  vu u = as_bits(x);
+  vu r = u + 0x7fff + ((u >> 16) & 1);
+  return (vu)(x != x ? (vi)(u | 0x400000) : (vi)r);
+}
+// Rows 2r and 2r+1 of a tile, one 32-bit word per lane: what a pairwise bf16 dot reads.
+INLINE void store_pair(uint32_t* p, vf even, vf odd) {
+  *(vu_any*)p = (round_bf16(even) >> 16) | (round_bf16(odd) & 0xffff0000u);
+}
+
+// where / min / max on vectors and on uniform values alike. NaN in either argument of min or max survives.
+INLINE vf pick(vi c, vf a, vf b) { return c ? a : b; }
+INLINE vi pick(vi c, vi a, vi b) { return c ? a : b; }
+INLINE float pick(bool c, float a, float b) { return c ? a : b; }
+INLINE int32_t pick(bool c, int32_t a, int32_t b) { return c ? a : b; }
+INLINE vf vmax(vf a, vf b) { return (a > b) | (a != a) ? a : b; }
+INLINE vf vmin(vf a, vf b) { return (a < b) | (a != a) ? a : b; }
+INLINE vi vmax(vi a, vi b) { return a > b ? a : b; }
+INLINE vi vmin(vi a, vi b) { return a < b ? a : b; }
+INLINE float vmax(float a, float b) { return a > b || a != a ? a : b; }
+INLINE float vmin(float a, float b) { return a < b || a != a ? a : b; }
+INLINE int32_t vmax(int32_t a, int32_t b) { return a > b ? a : b; }
+INLINE int32_t vmin(int32_t a, int32_t b) { return a < b ? a : b; }
+INLINE vf vabs(vf x) { return (vf)((vi)x & 0x7fffffff); }
+INLINE vi vabs(vi x) { return x < 0 ? -x : x; }
+INLINE float vabs(float x) { return __builtin_fabsf(x); }
+INLINE int32_t vabs(int32_t x) { return x < 0 ? -x : x; }
+INLINE vi vfloordiv(vi a, vi b) { vi q = a / b; return q + ((q * b != a) & ((a < 0) ^ (b < 0))); }
+INLINE int32_t vfloordiv(int32_t a, int32_t b) { return floor_div(a, b); }
+INLINE vi vmod(vi a, vi b) { return a - vfloordiv(a, b) * b; }
+INLINE int32_t vmod(int32_t a, int32_t b) { return floor_mod(a, b); }
+INLINE vf vfloat(vi x) { return __builtin_convertvector(x, vf); }
+INLINE float vfloat(int32_t x) { return (float)x; }
+INLINE vi vint(vf x) { return __builtin_convertvector(x, vi); }
+INLINE int32_t vint(float x) { return (int32_t)x; }
+
+// 2^x: x = n + f with |f| <= 1/2, a degree-5 minimax polynomial for 2^f (relative error 7.5e-8, fitted
+// by iteratively reweighted least squares), n added to the exponent.
+// Below -126 the result is 0, above 128 it is inf; NaN stays NaN.
+INLINE vf vexp2(vf x) {
+  const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low mantissa bits
+  vf z = x + magic, f = x - (z - magic);
+  vf p = splat(1.327647207e-3f);
+  p = p * f + 9.675541453e-3f;
+  p = p * f + 5.550713274e-2f;
+  p = p * f + 2.402211972e-1f;
+  p = p * f + 6.931469671e-1f;
+  p = p * f + 1.000000072f;
+  vf r = as_float(as_bits(p) + (as_bits(z) << 23));
+  r = x < -126.0f ? vf{} : r;
+  return x >= 128.0f ? splat(INF) : r;
+}
+// log2 x: x = 2^n m with m in [sqrt(1/2), sqrt 2), log2 m by an odd minimax polynomial in (m-1)/(m+1)
+// (relative error 7e-10 before rounding).
+INLINE vf vlog2(vf x) {
+  vi u = (vi)x;
+  vi n = (u - 0x3f3504f3) >> 23;
+  vf m = (vf)(u - (n << 23));
+  vf t = (m - 1.0f) / (m + 1.0f), t2 = t * t;
+  vf p = splat(4.317356037e-1f);
+  p = p * t2 + 5.767143985e-1f;
+  p = p * t2 + 9.617988474e-1f;
+  p = p * t2 + 2.885390080f;
+  vf r = vfloat(n) + p * t;
+  r = x == 0.0f ? splat(-INF) : r;
+  r = x == INF ? splat(INF) : r;
+  return (x < 0.0f) | (x != x) ? splat(__builtin_nanf("")) : r;
+}
+INLINE vf vexp(vf x) { return vexp2(x * 1.44269504f); }
+INLINE vf vlog(vf x) { return vlog2(x) * 0.69314718f; }
+INLINE vf vtanh(vf x) {  // odd series near 0, where 1 - 2/(e^2x + 1) would cancel
+  vf a = vabs(x), x2 = x * x;
+  vf near = x * (1.0f + x2 * (-0.33333333f + x2 * (0.13333333f + x2 * (-0.053968254f + x2 * (0.021869488f - x2 * 0.0088632355f)))));
+  vf far = 1.0f - 2.0f / (vexp2(a * 2.88539008f) + 1.0f);
+  far = (vf)((vi)far | ((vi)x & (vi)((vi){} + (int32_t)0x80000000)));
+  return a < 0.35f ? near : far;
+}
+#define SCALAR_OF(f) INLINE float f(float x) { return f(splat(x))[0]; }
+SCALAR_OF(vexp2) SCALAR_OF(vlog2) SCALAR_OF(vexp) SCALAR_OF(vlog) SCALAR_OF(vtanh)
+
+// ---- atoms: one register block of a dot, MR vectors of the lane axis x NR broadcast rows ----
+// acc[n][m] += sum over k of a[k][m-th vector] * b[n][k].  a_k: elements between consecutive k of a.
+#if defined(__x86_64__)
+#if FLASHC_WIDTH == 512
+#define KEEP_IN_REGISTER(x) __asm__("" : "+v"(x))
+#else
+#define KEEP_IN_REGISTER(x) __asm__("" : "+x"(x))
+#endif
+#else
+#define KEEP_IN_REGISTER(x)
+#endif
+
+struct fma_f32 {
+  static constexpr int depth = 1;
+  template <int MR, int NR>
+  INLINE void block(vf (&acc)[NR][MR], const float* a, long a_k, const float* b, long b_n, long b_k, long count) {
+    for (long k = 0; k < count; ++k) {
+      vf v[MR];
+#pragma GCC unroll 8
+      for (int m = 0; m < MR; ++m) {
+        v[m] = load(a + k * a_k + m * W);
+        if (NR <= 4 && MR >= 2) KEEP_IN_REGISTER(v[m]);  // or GCC folds the load into every FMA and becomes load bound
+      }
+#pragma GCC unroll 32
+      for (int n = 0; n < NR; ++n)
+#pragma GCC unroll 8
+        for (int m = 0; m < MR; ++m) acc[n][m] += v[m] * b[n * b_n + k * b_k];
+    }
+  }
+};
+
+#if defined(__AVX512BF16__) && FLASHC_WIDTH == 512
+// Pairs along k: a holds 32-bit words (k, k+1) per lane, b is read as such words.
+struct dot_bf16 {
+  static constexpr int depth = 2;
+  template <int MR, int NR>
+  INLINE void block(vf (&acc)[NR][MR], const bf16* a, long a_k, const bf16* b, long b_n, long b_k, long count) {
+    for (long k = 0; k < count / 2; ++k) {
+      vu v[MR];
+#pragma GCC unroll 8
+      for (int m = 0; m < MR; ++m) {
+        v[m] = *(const vu_any*)(a + k * a_k + 2 * m * W);
+        KEEP_IN_REGISTER(v[m]);
+      }
+#pragma GCC unroll 32
+      for (int n = 0; n < NR; ++n) {
+        uint32_t w;
+        std::memcpy(&w, b + n * b_n + k * b_k, 4);
+        step<MR>(acc[n], v, w);
+      }
+    }
+    if (count % 2) tail<MR, NR>(acc, a + count / 2 * a_k, b + count / 2 * b_k, b_n);
+  }
+  template <int MR>
+  INLINE void step(vf (&acc)[MR], const vu* v, uint32_t w) {
+#pragma GCC unroll 8
+    for (int m = 0; m < MR; ++m)
+      acc[m] = (vf)_mm512_dpbf16_ps((__m512)acc[m], (__m512bh)v[m], (__m512bh)_mm512_set1_epi32((int)w));
+  }
+  template <int MR, int NR>
+  INLINE void tail(vf (&acc)[NR][MR], const bf16* a, const bf16* b, long b_n) {
+    vu v[MR];
+    for (int m = 0; m < MR; ++m) v[m] = *(const vu_any*)(a + 2 * m * W) & 0xffffu;
+    for (int n = 0; n < NR; ++n) step<MR>(acc[n], v, b[n * b_n]);
+  }
+};
+#endif
+
+// A tile of the output: panels of MR vectors x rows, in blocks of NR and then halves of it for the rest.
+// `done(n, m, value)` receives each finished vector: row n, m-th vector of the tile.
+template <class Atom, int MR, int NR, class A, class B, class Done>
+INLINE void rows(const A* a, long a_k, const B* b, long b_n, long b_k, long count, long n, long rows_n, int m0, Done done) {
+  for (; n + NR <= rows_n; n += NR) {
+    vf acc[NR][MR] = {};
+    Atom::template block<MR, NR>(acc, a, a_k, b + n * b_n, b_n, b_k, count);
+#pragma GCC unroll 32
+    for (int r = 0; r < NR; ++r)
+#pragma GCC unroll 8
+      for (int m = 0; m < MR; ++m) done(n + r, m0 + m, acc[r][m]);
+  }
+  if constexpr (NR > 1)
+    if (n < rows_n) rows<Atom, MR, NR / 2>(a, a_k, b, b_n, b_k, count, n, rows_n, m0, done);
+}
+template <class Atom, int MR, int NR, class A, class B, class Done>
+INLINE void dot_tile(const A* a, long a_k, const B* b, long b_n, long b_k, long count, long rows_n, int vectors, Done done) {
+  for (int m = 0; m < vectors; m += MR)
+    rows<Atom, MR, NR>(a + m * W * Atom::depth, a_k, b, b_n, b_k, count, 0, rows_n, m, done);
+}
+
+// The careful form for a predicated tile whose b holds inf or NaN: a weight of exactly 0 contributes nothing.
+INLINE float element(const float* a, long k, long a_k, long lane) { return a[k * a_k + lane]; }
+INLINE float element(const bf16* a, long k, long a_k, long lane) { return to_f32(a[(k / 2) * a_k + 2 * lane + k % 2]); }
+INLINE float term(const float* b, long n, long b_n, long k, long b_k) { return b[n * b_n + k * b_k]; }
+INLINE float term(const bf16* b, long n, long b_n, long k, long b_k) { return to_f32(b[n * b_n + (k / 2) * b_k + k % 2]); }
+template <class B>
+static bool all_finite(const B* b, long b_n, long b_k, long count, long rows_n) {
+  uint32_t worst = 0;
+  for (long k = 0; k < count; ++k)
+    for (long n = 0; n < rows_n; ++n) worst = std::max(worst, as_bits(term(b, n, b_n, k, b_k)) & 0x7fffffffu);
+  return worst < 0x7f800000u;
+}
+template <class A, class B, class Done>
+static void dot_skipping(const A* a, long a_k, const B* b, long b_n, long b_k, long count, long rows_n, int vectors, Done done) {
+  for (int m = 0; m < vectors; ++m)
+    for (long n = 0; n < rows_n; ++n) {
+      vf acc = {};
+      for (long k = 0; k < count; ++k)
+        for (int l = 0; l < W; ++l) {
+          float weight = element(a, k, a_k, m * W + l);
+          if (weight != 0.0f) acc[l] += weight * term(b, n, b_n, k, b_k);
+        }
+      done(n, m, acc);
+    }
+}
+
+// ---- the host's side of a call ----
+struct Call {
+  void* const* tensor;     // one pointer per tensor
+  const long* stride;      // elements, all tensors and dimensions in order
+  const long* size;        // the program's integer symbols
+  const float* param;      // its float parameters
+  void (*parallel)(long tasks, void (*task)(const Call*, long, char*), const Call*, long scratch_bytes, int threads);
+  int threads;
+};

@@ -1,0 +1,22 @@
+"""Bind: the solver's values take the place of the tile symbols."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from flashc.errors import IRError
+from flashc.ir.nodes import Program
+from flashc.ir.rewrite import substitute_sizes
+
+
+def bind(program: Program, tiles: Mapping[str, int]) -> Program:
+    """A placed program with numbers for its tile symbols and its fixed sizes. Raises IRError if one is left free."""
+    left = [t for t in program.tiles if t not in tiles]
+    if left:
+        raise IRError(f"schedule {program.schedule}: no value for tile symbol(s) {', '.join(left)}")
+    values = {**dict(program.fixed), **{t: tiles[t] for t in program.tiles}}
+    note = " ".join(f"{t}={tiles[t]}" for t in program.tiles)
+    bound = replace(program, kernels=substitute_sizes(program.kernels, values), axes=substitute_sizes(program.axes, values),
+                    tensors=substitute_sizes(program.tensors, values))
+    return replace(bound, tiles=(), stage="bound", notes=(*program.notes, f"tiles {note}"))

@@ -1,0 +1,175 @@
+"""The device type: what the solver, the time model and the backends read about a machine.
+
+Every number comes from a device file (or the probe) together with its source; nothing here supplies a value.
+Units are in the field names: bytes, GB/s (1e9 B/s), GHz, TFLOP/s (1e12, dense; an FMA counts 2), ns, us.
+Rates and peaks are aggregated over the device unless the name says ``per_core``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Tier = Literal["primary", "secondary", "derived", "measured", "default"]
+Kind = Literal["gpu", "npu", "cpu", "accelerator"]
+LevelKind = Literal["explicit", "cache", "registers"]
+Scope = Literal["device", "group", "core"]
+FactValue = int | float | str | bool | tuple[int | float | str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a number comes from; ``how`` is the formula, the unit conversion or the reason of a default."""
+
+    id: str
+    tier: Tier
+    text: str
+    how: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Default:
+    """A value that no source gives: output that leaned on it prints it with its reason."""
+
+    field: str
+    value: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One memory level. ``capacity_bytes`` is of ONE instance; ``instances`` of them sit on the device.
+
+    ``per``: 'device' (one, shared by all cores), 'group' (shared by some cores, e.g. an XCD) or 'core'.
+    ``bandwidth_gbs``: reads out of all instances together. ``kind``: 'explicit' levels are filled by the program.
+    """
+
+    name: str
+    kind: LevelKind
+    per: Scope
+    instances: int
+    capacity_bytes: int | None
+    bandwidth_gbs: float | None
+    line_bytes: int | None
+    alignment_bytes: int | None
+    latency_ns: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixUnit:
+    """One matrix instruction: smallest shape m x n x k; n may grow in steps of n up to ``n_max``."""
+
+    name: str
+    m: int
+    n: int
+    k: int
+    n_max: int
+    operand: str
+    accumulator: str
+    peak_tflops: float
+
+
+@dataclass(frozen=True, slots=True)
+class VectorUnit:
+    """The SIMD side of a core (CUDA cores, AMD SIMDs, Ascend vector cores, CPU vector units).
+
+    ``units_per_core``: vector cores per core (2 on a split Ascend AI core). ``registers``: vector registers (CPU).
+    ``bf16_dot``: has a pairwise bf16 dot product accumulating in f32 (vdpbf16ps, bfdot).
+    ``flops_per_clk_per_core`` is ``peak_tflops`` / (cores x clock).
+    """
+
+    width_bits: int
+    units_per_core: int
+    registers: int | None
+    bf16_dot: bool
+    peak_tflops: Mapping[str, float] = field(hash=False)
+    flops_per_clk_per_core: Mapping[str, float] = field(hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Occupancy:
+    """How blocks share one GPU core; registers are 32 bit, memory in bytes."""
+
+    threads_per_warp: int
+    max_threads_per_block: int
+    max_threads_per_sm: int
+    max_blocks_per_sm: int
+    regs_per_sm: int
+    regs_per_thread_max: int
+    reg_alloc_unit_per_warp: int
+    sub_partitions_per_sm: int
+    smem_per_sm: int
+    smem_per_block_max: int
+    smem_reserved_per_block: int
+    smem_granularity: int
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device model. ``levels`` run from the outermost (dram, gm) to the innermost.
+
+    ``cores``: SMs, CUs, AI cores (cube), matrix engines or CPU cores that one kernel uses.
+    ``grid_limit``: largest launch grid per axis, () when there is none.
+    ``matmul_efficiency``, ``memory_efficiency``: the reachable share of the peak and of the outermost bandwidth.
+    ``targets``: backend name -> compile target, e.g. {'triton': ('cuda', 80, 32)}, {'cpu': ('x86-64-v4',)}.
+    ``missing_artefacts``: why no backend can emit, when ``targets`` is empty. ``unusable``: why tiles cannot be
+    computed at all. ``facts``: sourced facts that no formula reads yet. ``sources``: field path -> source.
+    """
+
+    name: str
+    title: str
+    vendor: str
+    kind: Kind
+    arch: str
+    note: str
+    cores: int
+    clock_ghz: float
+    launch_overhead_us: float
+    grid_limit: tuple[int, ...]
+    exp_per_clk_per_core: float
+    matmul_efficiency: float
+    memory_efficiency: float
+    levels: tuple[Level, ...]
+    matrix_units: tuple[MatrixUnit, ...]
+    vector: VectorUnit
+    occupancy: Occupancy | None
+    features: frozenset[str]
+    targets: Mapping[str, tuple[str | int, ...]] = field(hash=False)
+    missing_artefacts: str | None
+    unusable: str | None
+    facts: Mapping[str, FactValue] = field(hash=False)
+    sources: Mapping[str, Source] = field(hash=False, repr=False)
+    defaults: tuple[Default, ...]
+    hash: str
+
+    def level(self, name: str) -> Level:
+        """The memory level of that name; KeyError (listing the levels) when the device has none."""
+        for level in self.levels:
+            if level.name == name:
+                return level
+        raise KeyError(f"{self.name} has no memory level {name!r}; it has {', '.join(lv.name for lv in self.levels)}")
+
+    def peak_tflops(self, dtype: str, accumulate: str = "f32") -> float | None:
+        """Dense peak for operands of ``dtype``: the best matrix unit with that accumulator, else the vector units.
+
+        None when the device cannot multiply that type (emulation through another type is the caller's choice).
+        """
+        matrix = [u.peak_tflops for u in self.matrix_units if (u.operand, u.accumulator) == (dtype, accumulate)]
+        return max(matrix, default=None) or self.vector.peak_tflops.get(dtype)
+
+    @property
+    def exp_per_second(self) -> float:
+        """Exponentials per second over the whole device."""
+        return self.exp_per_clk_per_core * self.cores * self.clock_ghz * 1e9
+
+    @property
+    def triton_target(self) -> tuple[str | int, ...] | None:
+        """('cuda', cc, 32) or ('hip', 'gfx942', 64): backend, architecture, threads per warp."""
+        return self.targets.get("triton")
+
+    @property
+    def cpu_isa(self) -> str | None:
+        """The ``-march`` value for a C++ compiler, e.g. 'x86-64-v4'."""
+        target = self.targets.get("cpu")
+        return None if target is None else str(target[0])

@@ -1,0 +1,242 @@
+"""JSON Schema of device files, and validation with the file and line of the mistake.
+
+``device_schema(complete=False)`` describes one file as written (docs/schema/device.schema.json): a file with a
+``base`` may leave out what the base states. ``complete=True`` describes the file merged with its base, which is what
+:func:`check_device` validates.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flashc.errors import DeviceModelError
+
+Json = dict[str, Any]
+PathParts = tuple[str | int, ...]
+
+_NEEDS_REASON = {
+    "if": {"properties": {"src": {"enum": ["default", "derived"]}}, "required": ["src"]},
+    "then": {"required": ["how"]},
+}
+_DTYPE: Json = {"enum": ["f64", "f32", "tf32", "f16", "bf16", "f8", "f4", "i32", "i8", "i4"]}
+_TEXT: Json = {"type": "string"}
+_NULLABLE_TEXT: Json = {"type": ["string", "null"]}
+
+
+def _sourced(value: Json) -> Json:
+    """A value with its source: {v: 108, src: mleng, how: "unit conversion, formula or reason"}."""
+    properties = {"v": value, "src": {"type": "string", "minLength": 1}, "how": {"type": "string", "minLength": 1}}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": ["v", "src"],
+        "additionalProperties": False,
+        **_NEEDS_REASON,
+    }
+
+
+_COUNT = _sourced({"type": "integer", "minimum": 1})
+_BYTES = _sourced({"type": "integer", "minimum": 0})
+_RATE = _sourced({"type": "number", "exclusiveMinimum": 0})
+_SHARE = _sourced({"type": "number", "exclusiveMinimum": 0, "maximum": 1})
+_FACT = _sourced({"type": ["number", "string", "boolean", "array"], "items": {"type": ["number", "string"]}})
+
+
+def _object(properties: Json, required: Sequence[str], complete: bool) -> Json:
+    schema: Json = {"type": "object", "properties": properties, "additionalProperties": False}
+    return {**schema, "required": list(required)} if complete and required else schema
+
+
+def _levels(complete: bool) -> Json:
+    properties: Json = {
+        "kind": {"enum": ["explicit", "cache", "registers"]},
+        "per": {"enum": ["device", "group", "core"]},
+        "instances": _COUNT,
+        "capacity_bytes": _COUNT,
+        "bandwidth_gbs": _RATE,
+        "line_bytes": _COUNT,
+        "alignment_bytes": _COUNT,
+        "latency_ns": _RATE,
+    }
+    level = _object(properties, ("kind", "per"), complete)
+    return {"type": "object", "minProperties": 1, "additionalProperties": level}
+
+
+def _matrix_units(complete: bool) -> Json:
+    shape = {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 3, "maxItems": 3}
+    properties = {
+        "shape": {**_sourced(shape), "description": "smallest m, n, k of one instruction"},
+        "n_max": _COUNT,
+        "operand": _DTYPE,
+        "accumulator": _DTYPE,
+        "peak_tflops": _RATE,
+    }
+    unit = _object(properties, ("shape", "operand", "accumulator", "peak_tflops"), complete)
+    return {"type": "object", "additionalProperties": unit}
+
+
+def _vector(complete: bool) -> Json:
+    properties = {
+        "width_bits": _COUNT,
+        "units_per_core": _COUNT,
+        "registers": _COUNT,
+        "bf16_dot": {"type": "boolean"},
+        "peak_tflops": {"type": "object", "propertyNames": _DTYPE, "additionalProperties": _RATE},
+    }
+    return _object(properties, ("width_bits", "peak_tflops"), complete)
+
+
+OCCUPANCY = (
+    "threads_per_warp",
+    "max_threads_per_block",
+    "max_threads_per_sm",
+    "max_blocks_per_sm",
+    "regs_per_sm",
+    "regs_per_thread_max",
+    "reg_alloc_unit_per_warp",
+    "sub_partitions_per_sm",
+    "smem_per_sm",
+    "smem_per_block_max",
+    "smem_reserved_per_block",
+    "smem_granularity",
+)
+_REQUIRED = (
+    "title",
+    "vendor",
+    "kind",
+    "arch",
+    "cores",
+    "clock_ghz",
+    "launch_overhead_us",
+    "exp_per_clk_per_core",
+    "matmul_efficiency",
+    "memory_efficiency",
+    "levels",
+    "vector",
+)
+
+
+def _sources() -> Json:
+    tier = {"enum": ["primary", "secondary", "derived", "measured", "default"]}
+    source = {
+        "type": "object",
+        "properties": {"tier": tier, "text": _TEXT},
+        "required": ["tier", "text"],
+        "additionalProperties": False,
+    }
+    return {"type": "object", "additionalProperties": source}
+
+
+def device_schema(*, complete: bool) -> Json:
+    """The JSON Schema (draft 2020-12) of a device file; see the module text for ``complete``."""
+    grid = {"type": "array", "items": {"type": "integer", "minimum": 1}, "maxItems": 3}
+    target = {"type": "array", "items": {"type": ["string", "integer"]}, "minItems": 1}
+    properties: Json = {
+        "base": {**_TEXT, "description": "architecture file whose values this file completes or overrides"},
+        "title": _TEXT,
+        "vendor": _TEXT,
+        "kind": {"enum": ["gpu", "npu", "cpu", "accelerator"]},
+        "arch": _TEXT,
+        "note": _TEXT,
+        "cores": _COUNT,
+        "clock_ghz": _RATE,
+        "launch_overhead_us": _RATE,
+        "grid_limit": _sourced(grid),
+        "exp_per_clk_per_core": _RATE,
+        "matmul_efficiency": _SHARE,
+        "memory_efficiency": _SHARE,
+        "levels": _levels(complete),
+        "matrix_units": _matrix_units(complete),
+        "vector": _vector(complete),
+        "occupancy": _object({name: _BYTES for name in OCCUPANCY}, OCCUPANCY, complete),
+        "features": {"type": "array", "items": _TEXT},
+        "targets": {"type": "object", "additionalProperties": target},
+        "missing_artefacts": _NULLABLE_TEXT,
+        "unusable": _NULLABLE_TEXT,
+        "facts": {"type": "object", "additionalProperties": _FACT},
+        "sources": _sources(),
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "flashc device model",
+        **_object(properties, _REQUIRED, complete),
+    }
+
+
+def check_device(document: Mapping[str, Any], known_sources: set[str], path: Path, text: str) -> None:
+    """Raise DeviceModelError (file, line, key, value, what is allowed) if the merged ``document`` breaks the schema.
+
+    ``text`` is the user's own file: keys are located in it; a key that only the base has is located at its parent.
+    """
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import relevance
+
+    lines = _key_lines(text, path)
+    failures = sorted(Draft202012Validator(device_schema(complete=True)).iter_errors(document), key=relevance)
+    if failures:
+        failure = failures[-1]
+        where = tuple(failure.absolute_path)
+        raise DeviceModelError(f"{path}:{_line_of(lines, where)}: {_dotted(where)}: {_explain(failure)}")
+    for where, source in _source_names(document, ()):
+        if source not in known_sources:
+            raise DeviceModelError(
+                f"{path}:{_line_of(lines, where)}: {_dotted(where)}: source {source!r} is not in the table "
+                f"`sources:` of this file, nor one of flashc's own; add it with its tier and text"
+            )
+
+
+def _explain(failure: Any) -> str:
+    if failure.validator == "additionalProperties" and isinstance(failure.schema.get("properties"), dict):
+        allowed = list(failure.schema["properties"])
+        unknown = [key for key in failure.instance if key not in allowed]
+        close = difflib.get_close_matches(str(unknown[0]), allowed, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        return f"unknown key {', '.join(map(repr, unknown))}{hint} (allowed: {', '.join(allowed)})"
+    if failure.validator == "type" and failure.validator_value == "object":
+        return f"{failure.instance!r} has no source: write {{v: {failure.instance!r}, src: ID}}"
+    return str(failure.message)
+
+
+def _source_names(node: Any, where: PathParts) -> Iterator[tuple[PathParts, str]]:
+    if not isinstance(node, Mapping):
+        return
+    if "v" in node and "src" in node:
+        yield where, node["src"]
+        return
+    for key, child in node.items():
+        yield from _source_names(child, (*where, key))
+
+
+def _key_lines(text: str, path: Path) -> dict[PathParts, int]:
+    """Line of every key in the file; duplicate keys are refused here because a YAML loader keeps the last silently."""
+    lines: dict[PathParts, int] = {}
+
+    def visit(node: yaml.Node, where: PathParts) -> None:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                at = (*where, key.value)
+                if at in lines:
+                    raise DeviceModelError(f"{path}:{key.start_mark.line + 1}: {_dotted(at)}: the key is given twice")
+                lines[at] = key.start_mark.line + 1
+                visit(value, at)
+
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    if root is not None:
+        visit(root, ())
+    return lines
+
+
+def _line_of(lines: Mapping[PathParts, int], where: PathParts) -> int:
+    for length in range(len(where), 0, -1):
+        if where[:length] in lines:
+            return lines[where[:length]]
+    return 1
+
+
+def _dotted(where: PathParts) -> str:
+    return ".".join(map(str, where)) or "the device"

@@ -1,0 +1,317 @@
+"""Walkers that derive every quantity of a tile program from its nodes: traffic, operations and footprint.
+
+All results are integer expressions in sizes and tile symbols (a sum may stay a sum); nothing about an operator is
+known here. Element counts are exact, tails included; ``padded`` counts tiles as the hardware executes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from flashc.ir.intexpr import Const, IntExpr, Sym, ceil_div, imax, imin, isum
+from flashc.ir.nodes import (
+    Access, Copy, Dot, Kernel, Load, Map, Par, Program, Reduce, Seq, Stmt, Store, Sync, outputs_of,
+)
+from flashc.ir.ranges import Scope, enter, part_range, valid_end, whole
+from flashc.ir.scalar import FUNCTIONS, Call, Scalar, coords, fetches, refs, walk
+from flashc.ir.types import Value
+
+Pad = Callable[[str, IntExpr], IntExpr]
+ZERO = Const(0)
+_NOTHING: IntExpr = ZERO
+
+
+@dataclass(frozen=True, slots=True)
+class Trip:
+    """One enclosing loop of a statement: ``count`` iterations over ``axis``, covering ``covered`` coordinates."""
+
+    axis: str
+    var: str
+    count: IntExpr
+    tile: IntExpr
+    covered: IntExpr
+    size: IntExpr
+    parallel: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A statement with the loops around it, outermost first."""
+
+    stmt: Stmt
+    scope: Scope
+    trips: tuple[Trip, ...]
+
+    def count(self, axes: Sequence[str], pad: Pad | None = None) -> IntExpr:
+        """How many elements of a tile over ``axes`` this statement touches in all its executions."""
+        looped = {t.axis for t in self.trips}
+        total: IntExpr = Const(1)
+        for axis in axes:
+            if axis not in looped:
+                extent = self.scope[axis].extent
+                total = total * (pad(axis, extent) if pad else extent)
+        for trip in reversed(self.trips):
+            total = _repeat(total, trip, trip.axis in axes, pad)
+        return total
+
+
+def _repeat(total: IntExpr, trip: Trip, along: bool, pad: Pad | None) -> IntExpr:
+    if trip.var in total.symbols():
+        each = (pad(trip.axis, trip.tile) if pad else trip.size) if along else Const(1)
+        return isum(trip.var, trip.count, each * total)
+    if not along:
+        return total * trip.count
+    return total * (trip.count * pad(trip.axis, trip.tile) if pad else trip.covered)
+
+
+def sites(program: Program, kernel: Kernel) -> Iterator[Site]:
+    """Every statement of a kernel in program order, loops included, each with its context."""
+    yield from _sites(kernel.body, whole(program), ())
+
+
+def _sites(body: Sequence[Stmt], scope: Scope, trips: tuple[Trip, ...]) -> Iterator[Site]:
+    for stmt in body:
+        yield Site(stmt, scope, trips)
+        match stmt:
+            case Par():
+                inner, more = scope, trips
+                for loop in stmt.loops:
+                    extent = scope[loop.axis].extent
+                    inner, trip = _enter(inner, loop.axis, loop.tile, ZERO, extent, extent, len(more), True)
+                    more += (trip,)
+                yield from _sites(stmt.body, inner, more)
+            case Seq():
+                first, stop = part_range(stmt, scope)
+                end = valid_end(stmt, scope)
+                inner, trip = _enter(scope, stmt.loop.axis, stmt.loop.tile, first, stop, end, len(trips), False)
+                yield from _sites(stmt.body, inner, (*trips, trip))
+
+
+def _enter(
+    scope: Scope, axis: str, tile: IntExpr, first: IntExpr, stop: IntExpr, end: IntExpr, depth: int, parallel: bool
+) -> tuple[Scope, Trip]:
+    """``end`` is where loads stop: the axis' extent or a row-free bound of the domain."""
+    scalar = tile == Const(1)
+    var = axis if scalar else f"{axis}_{depth}"
+    count = ceil_div(imax(stop - first, ZERO) if first != ZERO else stop, tile)
+    start = first + Sym(var) * tile
+    inner = enter(scope, axis, Sym(axis) if scalar else start, tile)
+    covered = end if parallel else imin(count * tile, imax(end - first, ZERO))
+    return inner, Trip(axis, var, count, tile, covered, imin(tile, end - start), parallel)
+
+
+def tiled_axes(access: Access, scope: Scope) -> tuple[str, ...]:
+    """Axes of which the access takes a whole tile."""
+    return tuple(x.name for x in access.index if isinstance(x, Sym) and x.name in scope and not scope[x.name].scalar)
+
+
+# -- traffic with the slowest memory
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Elements of one tensor that one statement moves between slow memory and the kernel."""
+
+    tensor: str
+    direction: str
+    elements: IntExpr
+    bytes: IntExpr
+
+
+def transfers(program: Program, kernel: Kernel) -> tuple[Transfer, ...]:
+    """All loads and stores of a kernel, gathers inside expressions included."""
+    found: list[Transfer] = []
+    for site in sites(program, kernel):
+        match site.stmt:
+            case Load(access=access):
+                found.append(_transfer(program, site, access.tensor, "load", tiled_axes(access, site.scope)))
+            case Store(access=access):
+                found.append(_transfer(program, site, access.tensor, "store", tiled_axes(access, site.scope)))
+        for expr in expressions(site.stmt):
+            for node in fetches(expr):
+                axes = tuple(a for a in coords(node) if a in site.scope and not site.scope[a].scalar)
+                found.append(_transfer(program, site, node.tensor, "load", axes))
+    return tuple(found)
+
+
+def _transfer(program: Program, site: Site, tensor: str, direction: str, axes: tuple[str, ...]) -> Transfer:
+    elements = site.count(axes)
+    return Transfer(tensor, direction, elements, elements * program.tensor(tensor).dtype.bytes)
+
+
+def traffic_bytes(program: Program) -> IntExpr:
+    """Bytes between slow memory and the kernels, both ways, over the whole program."""
+    return _total(t.bytes for kernel in program.kernels for t in transfers(program, kernel))
+
+
+def traffic_words(program: Program) -> IntExpr:
+    """Elements instead of bytes: the measure of the two-level word model."""
+    return _total(t.elements for kernel in program.kernels for t in transfers(program, kernel))
+
+
+def _total(terms: Iterator[IntExpr] | Sequence[IntExpr]) -> IntExpr:
+    total: IntExpr = ZERO
+    for term in terms:
+        total = total + term
+    return total
+
+
+# -- operations
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Operations of a kernel: multiply-adds count two flops; exps are transcendental calls, vector the other element
+    operations."""
+
+    flops: IntExpr
+    exps: IntExpr
+    vector: IntExpr
+
+
+def work(program: Program, kernel: Kernel, pad: Pad | None = None) -> Work:
+    """Operations of all executions; with ``pad``, as the padded tiles of the hardware execute them."""
+    flops, exps, vector = _NOTHING, _NOTHING, _NOTHING
+    for site in sites(program, kernel):
+        match site.stmt:
+            case Dot(out=out, over=over):
+                flops = flops + site.count((*out.axes, *over), pad) * 2
+            case Reduce(out=out, over=over):
+                vector = vector + site.count((*out.axes, over), pad)
+            case Copy(out=out):
+                vector = vector + site.count(out.axes, pad)
+        for expr in expressions(site.stmt):
+            out_value = outputs_of(site.stmt)
+            axes = out_value.axes if out_value else ()
+            elements = site.count(axes, pad)
+            costs = [FUNCTIONS[n.fn] for n in walk(expr) if isinstance(n, Call)]
+            exps = exps + elements * sum(c.transcendental for c in costs)
+            vector = vector + elements * sum(c.flops for c in costs)
+    return Work(flops, exps, vector)
+
+
+def expressions(stmt: Stmt) -> tuple[Scalar, ...]:
+    """The elementwise expressions a statement evaluates (loop initial values are not counted)."""
+    match stmt:
+        case Map(expr=e):
+            return (e,)
+        case Dot(init=e) if e is not None:
+            return (e,)
+        case _:
+            return ()
+
+
+# -- footprint
+
+
+def operands(stmt: Stmt) -> tuple[str, ...]:
+    """Names of the values a statement itself reads (not those its body reads)."""
+    named: tuple[str, ...] = ()
+    match stmt:
+        case Store(value=v):
+            named = (v,)
+        case Copy(source=v) | Reduce(source=v):
+            named = (v,)
+        case Dot(a=a, b=b):
+            named = (a, b)
+        case Seq(carry=carry):
+            return tuple(r for c in carry for r in refs(c.init))
+    return (*named, *(r for e in expressions(stmt) for r in refs(e)))
+
+
+def uses(stmt: Stmt) -> frozenset[str]:
+    """Names of all values read by a statement or anything inside it."""
+    found = set(operands(stmt))
+    if isinstance(stmt, Par | Seq):
+        found |= {n for inner in stmt.body for n in uses(inner)}
+    if isinstance(stmt, Seq):
+        found |= {c.next for c in stmt.carry}
+    return frozenset(found)
+
+
+LivePoint = frozenset[str]
+
+
+def live_points(body: Sequence[Stmt], after: frozenset[str] = frozenset()) -> Iterator[LivePoint]:
+    """Sets of values that are alive together, one per statement; elementwise statements work in place.
+
+    A loop's carried value and the value that replaces it share one place, under the carried name.
+    """
+    defined: set[str] = set()
+    for n, stmt in enumerate(body):
+        later = frozenset(after).union(*(uses(s) for s in body[n + 1:]))
+        out = outputs_of(stmt)
+        before = {d for d in defined if d in later or d in uses(stmt)}
+        if isinstance(stmt, Par | Seq):
+            carried = {c.value.name for c in stmt.carry} if isinstance(stmt, Seq) else set()
+            replaced = {c.next: c.value.name for c in stmt.carry} if isinstance(stmt, Seq) else {}
+            inside = frozenset(replaced) | {d for d in defined if d in uses(stmt)}
+            for point in live_points(stmt.body, inside):
+                yield frozenset({replaced.get(p, p) for p in point} | before | carried)
+            defined |= carried
+        elif out is not None:
+            held = {out.name} | {d for d in before if d in later}
+            reads = set(operands(stmt)) & before if isinstance(stmt, Dot | Copy) else set()
+            in_place = _in_place(stmt)
+            yield frozenset(held | (reads - in_place))
+            yield frozenset(before)
+            defined.add(out.name)
+    yield frozenset(defined & after)
+
+
+def _in_place(stmt: Stmt) -> set[str]:
+    if isinstance(stmt, Dot) and stmt.init is not None:
+        return set(refs(stmt.init))
+    return set()
+
+
+def values_of(program: Program, kernel: Kernel) -> dict[str, tuple[Value, Scope, IntExpr]]:
+    """Every value of a kernel with the scope it lives in and the number of buffers it has in flight."""
+    found: dict[str, tuple[Value, Scope, IntExpr]] = {}
+    _values(kernel.body, whole(program), Const(1), found)
+    return found
+
+
+def _values(
+    body: Sequence[Stmt], scope: Scope, stages: IntExpr, found: dict[str, tuple[Value, Scope, IntExpr]]
+) -> None:
+    for stmt in body:
+        match stmt:
+            case Par():
+                inner = dict(scope)
+                for loop in stmt.loops:
+                    inner = enter(inner, loop.axis, Sym(loop.axis), loop.tile)
+                _values(stmt.body, inner, stages, found)
+            case Seq():
+                for c in stmt.carry:
+                    found[c.value.name] = (c.value, scope, Const(1))
+                inner = enter(scope, stmt.loop.axis, Sym(stmt.loop.axis), stmt.loop.tile)
+                _values(stmt.body, inner, stmt.stages, found)
+            case Sync():
+                pass
+            case _:
+                out = outputs_of(stmt)
+                if out is not None:
+                    found[out.name] = (out, scope, stages if isinstance(stmt, Load | Copy) else Const(1))
+
+
+def footprint(program: Program, kernel: Kernel, level: str | None, pad: Pad | None = None) -> IntExpr:
+    """Largest number of bytes that values at ``level`` (None: every value) occupy together."""
+    held = {
+        name: _bytes(value, scope, pad) * stages
+        for name, (value, scope, stages) in values_of(program, kernel).items()
+        if level is None or value.level == level
+    }
+    points = {frozenset(p & held.keys()) for p in live_points(kernel.body)}
+    maximal = [p for p in points if not any(p < q for q in points)]
+    return imax(ZERO, *(_total([held[n] for n in sorted(p)]) for p in sorted(maximal, key=sorted)))
+
+
+def _bytes(value: Value, scope: Scope, pad: Pad | None) -> IntExpr:
+    total: IntExpr = Const(value.dtype.bytes)
+    for axis in value.axes:
+        size = scope[axis].size
+        total = total * (pad(axis, size) if pad else size)
+    return total
+

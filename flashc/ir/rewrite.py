@@ -1,0 +1,41 @@
+"""Rebuilding programs: the two functions every pass is written with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, TypeVar
+
+from flashc.ir.intexpr import IntExpr
+from flashc.ir.nodes import Kernel, Par, Program, Seq, Stmt
+from flashc.ir.scalar import Scalar
+
+Rule = Callable[[Stmt], Sequence[Stmt]]
+T = TypeVar("T")
+
+
+def rewrite_body(body: Sequence[Stmt], rule: Rule) -> tuple[Stmt, ...]:
+    """Apply ``rule`` to every statement, innermost first; it returns the statements that take its place."""
+    found: list[Stmt] = []
+    for stmt in body:
+        if isinstance(stmt, Par | Seq):
+            stmt = replace(stmt, body=rewrite_body(stmt.body, rule))
+        found.extend(rule(stmt))
+    return tuple(found)
+
+
+def rewrite_kernels(program: Program, change: Callable[[Kernel], Kernel], **fields_changed: Any) -> Program:
+    """The program with every kernel changed, and possibly other fields."""
+    return replace(program, kernels=tuple(change(k) for k in program.kernels), **fields_changed)
+
+
+def substitute_sizes(node: T, values: Mapping[str, int]) -> T:
+    """``node`` with integer symbols replaced in every integer expression below it."""
+    if isinstance(node, IntExpr):
+        return node.subs(values)  # type: ignore[return-value]
+    if isinstance(node, tuple):
+        return tuple(substitute_sizes(x, values) for x in node)  # type: ignore[return-value]
+    if not is_dataclass(node) or isinstance(node, type | Scalar):
+        return node
+    changed = {f.name: substitute_sizes(getattr(node, f.name), values) for f in fields(node)}
+    return replace(node, **changed)  # type: ignore[type-var]
