@@ -99,3 +99,9 @@ class CacheWriteError(FlashcError, OSError):
     """The cache on disk cannot be written to: full, read-only or not ours."""
 
     exit_code = 13
+
+
+class SolverLimitError(FlashcError, TimeoutError):
+    """The solver's time limit passed before it had an answer; raise the limit or narrow the domains."""
+
+    exit_code = 14

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from flashc.autotune import Constraint
+from flashc.autotune.problem import Constraint
 from flashc.hwmodels.model import Device
 from flashc.ir.intexpr import IntExpr
 from flashc.ir.nodes import Program
@@ -49,9 +49,13 @@ class Executable(Protocol):
 
 
 class Backend(Protocol):
-    """One code generator. All methods are pure but ``build`` and ``load``."""
+    """One code generator. All methods are pure but ``build`` and ``load``.
+
+    ``kinds`` are the kinds of device whose memory levels ``place`` knows how to fill.
+    """
 
     name: str
+    kinds: tuple[str, ...]
 
     def missing(self, device: Device) -> str | None:
         """Why nothing can be emitted for the device, or None."""
@@ -74,6 +78,9 @@ class Backend(Protocol):
 
     def build(self, source: str, bound: Program, device: Device) -> Built:
         """Compile. Raises CompilerMissingError or CompileError."""
+
+    def absent(self, device: Device) -> str | None:
+        """Why code for the device cannot run on this machine, or None."""
 
     def load(self, built: Built, bound: Program, device: Device) -> Executable:
         """A callable for this machine. Raises DeviceAbsentError where the device is not here."""

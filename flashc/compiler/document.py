@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from flashc.errors import WorkloadError
-from flashc.ops.spec_checks import KeyPath, dotted, shown
+from flashc.ops.spec_checks import KeyPath, dotted, message, shown
 
 MAX_BYTES = 1 << 20
 DICT_SOURCE = "<dict>"
@@ -34,16 +34,16 @@ class Document:
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain YAML: no aliases, which could expand without end, and 1e-3 is a number as in YAML 1.2."""
+    """Plain YAML: no aliases, which could expand without end; 1e-3 and -.5 are numbers as in YAML 1.2."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.composer.ComposerError(None, None, "an alias (*name); write the value out", mark)
         return super().compose_node(parent, index)
 
 
-_FLOAT = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+_FLOAT = re.compile(r"^[-+]?(\.\d+|\d+\.\d*|\d+(?=[eE]))([eE][-+]?\d+)?$")
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
 
@@ -82,7 +82,7 @@ def _plain(value: Any) -> Any:
 
 
 def _refused(place: str, found: str, allowed: str, fix: str) -> WorkloadError:
-    return WorkloadError(f"{place}: {found}\n  allowed: {allowed}\n  fix: {fix}")
+    return WorkloadError(message(f"{place}: {found}", allowed, fix))
 
 
 class _Reader:
@@ -114,11 +114,12 @@ class _Reader:
             place = f"{self.source}:{key_node.start_mark.line + 1}"
             if not isinstance(key, str):
                 raise _refused(place, f"key {shown(key_node.value)}", "keys of letters", "quote or rename it")
+            at = (*path, key)
             if key in data:
-                first = self.places[(*path, key)].rsplit(":", 1)[1]
-                found = f"{dotted((*path, key))} is given twice, first in line {first}"
+                first = self.places[at].rsplit(":", 1)[1]
+                found = f"{dotted(at)} is given twice, first in line {first}"
                 raise _refused(place, found, "each key once", "remove one of them")
-            data[key] = self.value(value_node, self.note(key_node, (*path, key)))
+            data[key] = self.value(value_node, self.note(key_node, at))
         return data
 
     def note(self, node: yaml.Node, path: tuple[str | int, ...]) -> tuple[str | int, ...]:

@@ -41,6 +41,19 @@ def space(stmt: Elementwise) -> frozenset[str]:
     return frozenset(stmt.out.axes) | ({stmt.over} if isinstance(stmt, Reduce) else set())
 
 
+def sweeps(run: Sequence[Elementwise]) -> list[list[Elementwise]]:
+    """A run that ``fuse`` has ordered, cut into its groups: neighbours over the same axes, none waiting for another."""
+    found: list[list[Elementwise]] = []
+    for stmt in run:
+        last = found[-1] if found else []
+        reduced = {s.out.name for s in last if isinstance(s, Reduce)}
+        if last and space(last[0]) == space(stmt) and reduced.isdisjoint(operands(stmt)):
+            last.append(stmt)
+        else:
+            found.append([stmt])
+    return found
+
+
 def groups(run: Sequence[Elementwise]) -> list[list[Elementwise]]:
     """The run in groups, in an order that respects every dependence."""
     pending = list(run)
@@ -60,27 +73,28 @@ def groups(run: Sequence[Elementwise]) -> list[list[Elementwise]]:
 
 
 def _regroup(run: Sequence[Elementwise]) -> list[Stmt]:
-    ordered = groups(run)
-    made: dict[str, tuple[int, Map]] = {}
+    cheap: dict[str, tuple[int, Map]] = {}
     found: list[Stmt] = []
-    for number, group in enumerate(ordered):
+    for number, group in enumerate(groups(run)):
         renamed: dict[str, str] = {}
         for stmt in group:
             for name in operands(stmt):
-                found += _again(name, number, made, renamed)
+                found += _again(name, number, space(stmt), cheap, renamed)
             stmt = _with_operands(stmt, renamed)
             found.append(stmt)
             if isinstance(stmt, Map) and _cheap(stmt):
-                made[stmt.out.name] = (number, stmt)
+                cheap[stmt.out.name] = (number, stmt)
     return found
 
 
-def _again(name: str, number: int, made: dict[str, tuple[int, Map]], renamed: dict[str, str]) -> list[Stmt]:
-    """The cheap map ``name`` of an earlier group, repeated in this one under a new name (with what it needs)."""
-    if name in renamed or name not in made or made[name][0] == number:
+def _again(
+    name: str, number: int, axes: frozenset[str], cheap: dict[str, tuple[int, Map]], renamed: dict[str, str]
+) -> list[Stmt]:
+    """The cheap map ``name`` of an earlier group over the same axes, repeated here under a new name."""
+    if name in renamed or name not in cheap or cheap[name][0] == number or space(cheap[name][1]) != axes:
         return []
-    source = made[name][1]
-    needed = [s for n in operands(source) for s in _again(n, number, made, renamed)]
+    source = cheap[name][1]
+    needed = [s for n in operands(source) for s in _again(n, number, axes, cheap, renamed)]
     renamed[name] = f"{name}_{number}"
     clone = _with_operands(source, renamed)
     return [*needed, replace(clone, out=replace(source.out, name=renamed[name]))]

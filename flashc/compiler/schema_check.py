@@ -8,19 +8,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from flashc.errors import WorkloadError
-from flashc.ops.spec_checks import Json, Where, dotted, refusal, shown
+from flashc.ops.spec_checks import Json, Where, dotted, message, refusal, shown
 
 
 def check_schema(data: Mapping[str, Any], schema: Json, where: Where) -> None:
-    """Raise WorkloadError for the first mistake, in the order of the keys, that breaks the schema."""
-    from jsonschema import Draft202012Validator
-    from jsonschema.validators import extend
+    """Raise WorkloadError for a mistake that breaks the schema: an unknown key before all others."""
+    from jsonschema import Draft202012Validator, validators
 
     checker = Draft202012Validator.TYPE_CHECKER.redefine_many({"integer": _is_integer, "number": _is_number})
-    validator = extend(Draft202012Validator, type_checker=checker)(schema)
-    error = next(iter(sorted(validator.iter_errors(data), key=_rank)), None)
-    if error is not None:
-        raise _explained(_innermost(error), schema, where)
+    extend: Any = validators.extend  # typed by some releases of its stubs only
+    errors = sorted(extend(Draft202012Validator, type_checker=checker)(schema).iter_errors(data), key=_rank)
+    if errors:
+        raise _explained(_innermost(errors[0]), schema, where)
 
 
 def describe(schema: Mapping[str, Any]) -> str:
@@ -70,28 +69,25 @@ def _explained(error: Any, schema: Json, where: Where) -> WorkloadError:
         unknown = next(key for key in error.instance if key not in known)
         close = difflib.get_close_matches(unknown, known, 1)
         fix = f"did you mean {close[0]!r}?" if close else "remove it"
-        return _unknown_key(where, (*path, unknown), error.instance[unknown], known, fix)
+        found = f"{dotted((*path, unknown))}: unknown key, with value {shown(error.instance[unknown])}"
+        return WorkloadError(message(f"{where((*path, unknown))}: {found}", ", ".join(known), fix))
     if error.validator == "required":
         missing = next(key for key in error.validator_value if key not in error.instance)
-        place = f"{where(path)}: {dotted((*path, missing))}: missing"
-        required = f"  allowed: all of {', '.join(error.validator_value)}"
-        return WorkloadError(f"{place}\n{required}\n  fix: {_example((*path, missing), schema, 'add')}")
+        found = f"{where(path)}: {dotted((*path, missing))}: missing"
+        needed = f"all of {', '.join(error.validator_value)}"
+        return WorkloadError(message(found, needed, _example((*path, missing), schema, "add")))
     if error.validator == "pattern":
         allowed = "names of letters, digits and _, a letter first"
-        return refusal(where, path, error.instance, allowed, "rename it")
+        return refusal(where, (*path, error.instance), error.instance, allowed, "rename it")
     if error.instance is None:
         return refusal(where, path, None, describe(error.schema), "give a value, or remove the key")
-    close = []
-    if isinstance(error.instance, str) and error.validator == "enum":
-        names = [value for value in error.validator_value if isinstance(value, str)]
-        close = difflib.get_close_matches(error.instance, names, 1)
-    fix = f"did you mean {close[0]!r}?" if close else _example(path, schema, "write")
-    return refusal(where, path, error.instance, describe(error.schema), fix)
+    return refusal(where, path, error.instance, describe(error.schema), _fix(error, path, schema))
 
 
-def _unknown_key(where: Where, path: tuple[str | int, ...], value: object, known: list[str], fix: str) -> WorkloadError:
-    found = f"{where(path)}: {dotted(path)}: unknown key, with value {shown(value)}"
-    return WorkloadError(f"{found}\n  allowed: {', '.join(known)}\n  fix: {fix}")
+def _fix(error: Any, path: tuple[str | int, ...], schema: Json) -> str:
+    names = [value for value in error.schema.get("enum", ()) if isinstance(value, str)]
+    close = difflib.get_close_matches(str(error.instance), names, 1, cutoff=0.8)
+    return f"did you mean {close[0]!r}?" if close else _example(path, schema, "write")
 
 
 def _example(path: tuple[str | int, ...], schema: Json, verb: str) -> str:

@@ -1,6 +1,6 @@
 """Workload files: which operator, which sizes, which features. The keys are explained in docs/workload.md.
 
-`python -m flashc.compiler.workload` prints the JSON Schema that editors use (docs/schema/workload.schema.json).
+`python -m flashc.compiler.workload` prints the JSON Schema for editors, docs/schema/workload.schema.json.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from flashc.compiler.document import Document, from_mapping, read_yaml
 from flashc.compiler.schema_check import check_schema
 from flashc.errors import WorkloadError
-from flashc.ops.spec_checks import dotted, refusal, shown
+from flashc.ops.spec_checks import dotted, message, refusal, shown
 
 
 class OperatorLike(Protocol):
@@ -53,12 +53,12 @@ class Workload:
         return self.document.text
 
     def with_overrides(self, values: Mapping[str, Any], operators: Operators | None = None) -> Workload:
-        """The workload with keys replaced, checked again: {'seq.q': 128, 'causal': False}; None removes a key."""
+        """The workload with keys set, checked again: {'seq.q': 128, 'causal': False}; None removes a key."""
         if not values:
             return self
         known = _known(operators)
         schema = known[self.op].schema if self.op in known else {}
-        document = replace(self.document, data=copy.deepcopy(self.document.data), places=dict(self.document.places))
+        document = replace(self.document, data=copy.deepcopy(self.document.data))
         for key, value in values.items():
             document = _overridden(document, tuple(key.split(".")), value, schema)
         return _checked(document, known)
@@ -81,7 +81,7 @@ def parse_override(text: str) -> tuple[str, Any]:
     """`seq.q=128` from a command line as ('seq.q', 128); the value is YAML. Raises WorkloadError."""
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise WorkloadError(f"--set {text}: no key=value\n  allowed: key=value\n  fix: write --set seq.q=128, say")
+        raise WorkloadError(message(f"--set {text}", "key=value", "write for example `--set seq.q=128`"))
     return key.strip(), read_yaml(f"value: {value}", f"--set {text}").data["value"]
 
 
@@ -121,7 +121,7 @@ def _read(path: Path) -> str:
 
 
 def _unreadable(path: Path, problem: str, fix: str) -> WorkloadError:
-    return WorkloadError(f"{path}: {problem}\n  allowed: a readable YAML file\n  fix: {fix}")
+    return WorkloadError(message(f"{path}: {problem}", "a readable YAML file", fix))
 
 
 def _checked(document: Document, operators: Operators) -> Workload:
@@ -129,7 +129,7 @@ def _checked(document: Document, operators: Operators) -> Workload:
     op = keys.pop("op", None)
     if not isinstance(op, str) or op not in operators:
         allowed = f"one of {', '.join(sorted(operators))}"
-        close = difflib.get_close_matches(str(op), operators, 1)
+        close = difflib.get_close_matches(op, operators, 1) if isinstance(op, str) else []
         fix = f"did you mean {close[0]!r}?" if close else "write for example `op: attention`"
         raise refusal(document.where, ("op",), op, allowed, fix)
     operator = operators[op]
@@ -151,7 +151,8 @@ def _overridden(document: Document, path: tuple[str, ...], value: Any, schema: M
         parent.pop(path[-1], None)
     else:
         parent[path[-1]] = value
-    return replace(document, places={**document.places, path: place})
+    kept = {known: line for known, line in document.places.items() if known[:len(path)] != path}
+    return replace(document, places={**kept, path: place})
 
 
 def _expanded(path: tuple[str, ...], value: Any, schema: Mapping[str, Any], place: str) -> dict[str, Any]:
@@ -159,7 +160,7 @@ def _expanded(path: tuple[str, ...], value: Any, schema: Mapping[str, Any], plac
     both = schema.get("properties", {}).get(path[0], {}).get("shorthand") if len(path) == 1 else None
     if both is None:
         fix = f"override {dotted(path)} as a whole"
-        raise WorkloadError(f"{place}: {dotted(path)} is {shown(value)}\n  allowed: keys of a mapping\n  fix: {fix}")
+        raise WorkloadError(message(f"{place}: {dotted(path)} is {shown(value)}", "keys of a mapping", fix))
     return dict.fromkeys(both, value)
 
 

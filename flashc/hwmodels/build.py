@@ -44,6 +44,7 @@ def device_from_document(name: str, document: Document, table: Mapping[str, Mapp
         kind=document["kind"],
         arch=document["arch"],
         note=document.get("note", ""),
+        product_names=tuple(document.get("product_names", ())),
         cores=cores,
         clock_ghz=clock,
         launch_overhead_us=reader.optional(document, "launch_overhead_us", ""),
@@ -52,14 +53,18 @@ def device_from_document(name: str, document: Document, table: Mapping[str, Mapp
         matmul_efficiency=reader.optional(document, "matmul_efficiency", ""),
         memory_efficiency=reader.optional(document, "memory_efficiency", ""),
         levels=tuple(_level(reader, key, node, cores) for key, node in document["levels"].items()),
-        matrix_units=tuple(_matrix_unit(reader, key, node) for key, node in document.get("matrix_units", {}).items()),
+        matrix_units=tuple(
+            _matrix_unit(reader, key, node) for key, node in document.get("matrix_units", {}).items()
+        ),
         vector=_vector(reader, document["vector"], cores, clock),
         occupancy=_occupancy(reader, document.get("occupancy")),
         features=frozenset(document.get("features", ())),
         targets={backend: tuple(target) for backend, target in document.get("targets", {}).items()},
         missing_artefacts=document.get("missing_artefacts"),
         unusable=document.get("unusable"),
-        facts={key: _fact(reader.value(node, f"facts.{key}")) for key, node in document.get("facts", {}).items()},
+        facts={
+            key: _fact(reader.value(node, f"facts.{key}")) for key, node in document.get("facts", {}).items()
+        },
         sources=reader.sources,
         defaults=tuple(reader.defaults),
         hash=_content_hash(name, document),

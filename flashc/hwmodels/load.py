@@ -1,7 +1,7 @@
 """Finding and reading device files.
 
-A name is looked up in the directories of ``FLASHC_DEVICE_PATH`` (separated like PATH; the first hit wins), then in
-the package. Files from outside the package are validated; the package's own are validated by the tests.
+A name is looked up in the directories of ``FLASHC_DEVICE_PATH`` (separated like PATH; the first hit wins),
+then in the package. Files from outside the package are validated here; the package's own, by the tests.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ NATIVE = ("native", "native-gpu")
 
 
 class Resolved(NamedTuple):
-    """The canonical device name, and for an ambiguous alias a note saying what it took and what else it could be."""
+    """The canonical name; for an ambiguous alias also a note: what it took and what else it could be."""
 
     name: str
     note: str | None
 
 
 def load_device(name: str | os.PathLike[str], *, notify: Callable[[str], None] = print_notice) -> Device:
-    """The device of that name, alias or file (a path ending in .yaml or .yml); 'native' and 'native-gpu' are this
-    machine's CPU and GPU.
+    """The device of that name, alias or file (a path ending in .yaml or .yml).
 
-    ``notify`` receives one-line notices (the first probe of this CPU). Raises UnknownDeviceError (lists the known
-    names), DeviceModelError (the file breaks the schema), DeviceAbsentError ('native-gpu' without a GPU).
+    'native' and 'native-gpu' are this machine's CPU and GPU. ``notify`` receives one-line notices, such as
+    the first probe of this CPU. Raises UnknownDeviceError (lists the known names), DeviceModelError (the file
+    breaks the schema), DeviceAbsentError ('native-gpu' without a GPU).
     """
     text = os.fspath(name)
     if text.endswith((".yaml", ".yml")):
@@ -47,12 +47,15 @@ def load_device(name: str | os.PathLike[str], *, notify: Callable[[str], None] =
     if canonical in NATIVE:
         from flashc.hwmodels import native
 
-        return native.native_cpu(notify) if canonical == "native" else native.native_gpu()
+        return native.native_cpu(notify) if canonical == "native" else native.native_gpu(notify)
     return _load_file(_files()[canonical])
 
 
 def resolve(name: str) -> Resolved:
-    """Canonical name for what a person types: any case, '-', ' ' or no separator. Raises UnknownDeviceError."""
+    """Canonical name for what a person types, in any case, with or without separators.
+
+    Raises UnknownDeviceError.
+    """
     if name in NATIVE:
         return Resolved(name, None)
     wanted = _squash(name)
@@ -88,7 +91,7 @@ def merged_document(path: Path) -> dict[str, Any]:
     base = DATA / "arch" / f"{document['base']}.yaml"
     if not base.is_file():
         known = ", ".join(sorted(p.stem for p in base.parent.glob("*.yaml")))
-        raise DeviceModelError(f"{path}: base: {document['base']!r} is not an architecture file; known: {known}")
+        raise DeviceModelError(f"{path}: base: {document['base']!r} is not known; allowed: {known}")
     own = {key: value for key, value in document.items() if key != "base"}
     return _merge(_read_package_file(f"arch/{base.name}"), own)
 
@@ -136,7 +139,7 @@ def _parse(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise DeviceModelError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(document, dict):
-        raise DeviceModelError(f"{path}:1: a device file is a mapping of keys, found {type(document).__name__}")
+        raise DeviceModelError(f"{path}:1: a device file is a mapping, found {type(document).__name__}")
     return document
 
 

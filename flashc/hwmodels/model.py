@@ -42,7 +42,7 @@ class Level:
     """One memory level. ``capacity_bytes`` is of ONE instance; ``instances`` of them sit on the device.
 
     ``per``: 'device' (one, shared by all cores), 'group' (shared by some cores, e.g. an XCD) or 'core'.
-    ``bandwidth_gbs``: reads out of all instances together. ``kind``: 'explicit' levels are filled by the program.
+    ``bandwidth_gbs``: reads out of all instances together. ``kind``: the program fills 'explicit' levels.
     """
 
     name: str
@@ -74,7 +74,7 @@ class MatrixUnit:
 class VectorUnit:
     """The SIMD side of a core (CUDA cores, AMD SIMDs, Ascend vector cores, CPU vector units).
 
-    ``units_per_core``: vector cores per core (2 on a split Ascend AI core). ``registers``: vector registers (CPU).
+    ``units_per_core``: vector cores per core (2 on a split Ascend AI core). ``registers``: of a CPU core.
     ``bf16_dot``: has a pairwise bf16 dot product accumulating in f32 (vdpbf16ps, bfdot).
     ``flops_per_clk_per_core`` is ``peak_tflops`` / (cores x clock).
     """
@@ -109,12 +109,12 @@ class Occupancy:
 class Device:
     """A device model. ``levels`` run from the outermost (dram, gm) to the innermost.
 
-    ``cores``: SMs, CUs, AI cores (cube), matrix engines or CPU cores that one kernel uses.
-    ``grid_limit``: largest launch grid per axis, () when there is none.
-    ``matmul_efficiency``, ``memory_efficiency``: the reachable share of the peak and of the outermost bandwidth.
+    ``product_names``: what the driver calls it. ``cores``: SMs, CUs, AI (cube) cores, matrix engines or CPU
+    cores that one kernel uses. ``grid_limit``: largest launch grid per axis, () when there is none.
+    ``matmul_efficiency``, ``memory_efficiency``: reachable share of the peak and of the outermost bandwidth.
     ``targets``: backend name -> compile target, e.g. {'triton': ('cuda', 80, 32)}, {'cpu': ('x86-64-v4',)}.
-    ``missing_artefacts``: why no backend can emit, when ``targets`` is empty. ``unusable``: why tiles cannot be
-    computed at all. ``facts``: sourced facts that no formula reads yet. ``sources``: field path -> source.
+    ``missing_artefacts``: why no backend can emit, when ``targets`` is empty. ``unusable``: why tiles cannot
+    be computed at all. ``facts``: sourced facts beyond the fields above. ``sources``: field path -> source.
     """
 
     name: str
@@ -123,6 +123,7 @@ class Device:
     kind: Kind
     arch: str
     note: str
+    product_names: tuple[str, ...]
     cores: int
     clock_ghz: float
     launch_overhead_us: float
@@ -148,15 +149,21 @@ class Device:
         for level in self.levels:
             if level.name == name:
                 return level
-        raise KeyError(f"{self.name} has no memory level {name!r}; it has {', '.join(lv.name for lv in self.levels)}")
+        known = ", ".join(level.name for level in self.levels)
+        raise KeyError(f"{self.name} has no memory level {name!r}; it has {known}")
 
     def peak_tflops(self, dtype: str, accumulate: str = "f32") -> float | None:
-        """Dense peak for operands of ``dtype``: the best matrix unit with that accumulator, else the vector units.
+        """Dense peak for operands of ``dtype``: best matrix unit with that accumulator, else the vectors'.
 
-        None when the device cannot multiply that type (emulation through another type is the caller's choice).
+        None when the device cannot multiply that type; see :meth:`compute_dtype`.
         """
-        matrix = [u.peak_tflops for u in self.matrix_units if (u.operand, u.accumulator) == (dtype, accumulate)]
+        wanted = (dtype, accumulate)
+        matrix = [u.peak_tflops for u in self.matrix_units if (u.operand, u.accumulator) == wanted]
         return max(matrix, default=None) or self.vector.peak_tflops.get(dtype)
+
+    def compute_dtype(self, dtype: str) -> str:
+        """The type that products of ``dtype`` are computed in: itself, or f32 where the device lacks it."""
+        return dtype if self.peak_tflops(dtype) is not None else "f32"
 
     @property
     def exp_per_second(self) -> float:

@@ -1,8 +1,8 @@
 """JSON Schema of device files, and validation with the file and line of the mistake.
 
-``device_schema(complete=False)`` describes one file as written (docs/schema/device.schema.json): a file with a
-``base`` may leave out what the base states. ``complete=True`` describes the file merged with its base, which is what
-:func:`check_device` validates.
+``device_schema(complete=False)`` describes one file as written (docs/schema/device.schema.json): a file
+with a ``base`` may leave out what the base states. ``complete=True`` describes the file merged with its base,
+which is what :func:`check_device` validates.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _NULLABLE_TEXT: Json = {"type": ["string", "null"]}
 
 def _sourced(value: Json) -> Json:
     """A value with its source: {v: 108, src: mleng, how: "unit conversion, formula or reason"}."""
-    properties = {"v": value, "src": {"type": "string", "minLength": 1}, "how": {"type": "string", "minLength": 1}}
+    text = {"type": "string", "minLength": 1}
     return {
         "type": "object",
-        "properties": properties,
+        "properties": {"v": value, "src": text, "how": text},
         "required": ["v", "src"],
         "additionalProperties": False,
         **_NEEDS_REASON,
@@ -143,6 +143,7 @@ def device_schema(*, complete: bool) -> Json:
         "kind": {"enum": ["gpu", "npu", "cpu", "accelerator"]},
         "arch": _TEXT,
         "note": _TEXT,
+        "product_names": {"type": "array", "items": _TEXT, "description": "the driver's names of this GPU"},
         "cores": _COUNT,
         "clock_ghz": _RATE,
         "launch_overhead_us": _RATE,
@@ -153,7 +154,7 @@ def device_schema(*, complete: bool) -> Json:
         "levels": _levels(complete),
         "matrix_units": _matrix_units(complete),
         "vector": _vector(complete),
-        "occupancy": _object({name: _BYTES for name in OCCUPANCY}, OCCUPANCY, complete),
+        "occupancy": _object(dict.fromkeys(OCCUPANCY, _BYTES), OCCUPANCY, complete),
         "features": {"type": "array", "items": _TEXT},
         "targets": {"type": "object", "additionalProperties": target},
         "missing_artefacts": _NULLABLE_TEXT,
@@ -169,9 +170,9 @@ def device_schema(*, complete: bool) -> Json:
 
 
 def check_device(document: Mapping[str, Any], known_sources: set[str], path: Path, text: str) -> None:
-    """Raise DeviceModelError (file, line, key, value, what is allowed) if the merged ``document`` breaks the schema.
+    """Raise DeviceModelError if the merged ``document`` breaks the schema: file, line, key, what is allowed.
 
-    ``text`` is the user's own file: keys are located in it; a key that only the base has is located at its parent.
+    ``text`` is the user's own file, in which keys are located; a missing key is located at its parent.
     """
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import relevance
@@ -213,16 +214,16 @@ def _source_names(node: Any, where: PathParts) -> Iterator[tuple[PathParts, str]
 
 
 def _key_lines(text: str, path: Path) -> dict[PathParts, int]:
-    """Line of every key in the file; duplicate keys are refused here because a YAML loader keeps the last silently."""
+    """Line of every key; duplicate keys are refused here, of which a YAML loader silently keeps the last."""
     lines: dict[PathParts, int] = {}
 
     def visit(node: yaml.Node, where: PathParts) -> None:
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
-                at = (*where, key.value)
+                at, line = (*where, key.value), key.start_mark.line + 1
                 if at in lines:
-                    raise DeviceModelError(f"{path}:{key.start_mark.line + 1}: {_dotted(at)}: the key is given twice")
-                lines[at] = key.start_mark.line + 1
+                    raise DeviceModelError(f"{path}:{line}: {_dotted(at)}: the key is given twice")
+                lines[at] = line
                 visit(value, at)
 
     root = yaml.compose(text, Loader=yaml.SafeLoader)

@@ -1,7 +1,7 @@
 """The two arithmetics in which integer expressions are evaluated: exact ints and checked int64 arrays.
 
-Both offer the same operations, so :mod:`flashc.ir.intexpr` has one walk for either. ``Exact`` never overflows.
-``Int64`` is vectorised over candidates and raises instead of wrapping around.
+Both offer the same operations, so :mod:`flashc.ir.intexpr` has one walk for both. ``Exact`` never overflows;
+``Int64`` is vectorised over candidates, and raises instead of wrapping around.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from flashc.ir.intexpr import Sum
 
 Ints = npt.NDArray[np.int64]
-V = TypeVar("V", int, Ints)
+V = TypeVar("V")
 
 LIMIT = 2**63 - 1
 # A float64 product or sum is off by at most 2^-52 of itself: magnitudes below this are surely inside int64.
@@ -258,5 +258,3 @@ def _check_index(table: str, values: npt.NDArray[Any], index: Sequence[npt.NDArr
     for axis, positions in enumerate(index):
         if positions.size and (positions.min() < 0 or positions.max() >= values.shape[axis]):
             raise IRError(f"index of table {table!r}, axis {axis}, leaves 0..{values.shape[axis] - 1}")
-
-

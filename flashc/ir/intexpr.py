@@ -2,7 +2,7 @@
 
 Build them with ``Sym("tile")``, the operators ``+ - * // %`` (ints on either side) and the constructors
 below, which keep a canonical form: constants folded, sums and products flattened and sorted, like terms
-collected. The node classes themselves do not simplify. Every simplification keeps the value as long as divisors
+collected. The node classes themselves do not simplify. Simplification keeps the value as long as divisors
 are not zero, the count of a sum is not negative, and tiles and extents (``isum``) are positive.
 
     >>> n, t = Sym("n"), Sym("t")

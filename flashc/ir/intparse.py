@@ -21,7 +21,9 @@ from flashc.errors import FlashcError, IRError
 from flashc.ir.intexpr import NAME, RESERVED, Const, IntExpr, Item, Sym, ceil_div, imax, imin, isum, mul
 
 TOKEN = re.compile(
-    rf"(?P<skip>\s+|\#[^\n]*)|(?P<number>\d+)|(?P<name>{NAME.pattern})|(?P<sign>//|[<>=!]=|[^\w\s])", re.ASCII
+    rf"(?P<skip>\s+|\#[^\n]*)|(?P<number>\d+)|(?P<name>{NAME.pattern})"
+    r"|(?P<sign>//|\.\.|[<>=!]=|[^\w\s])",
+    re.ASCII,
 )
 MAX_POWER = 64
 
@@ -34,7 +36,7 @@ class Token:
 
 
 def parse_int(text: str) -> IntExpr:
-    """The expression that ``text`` spells, such as ``ceil(n / t) * 2``. Raises IRError with line and column."""
+    """The expression that ``text`` spells: ``ceil(n / t) * 2``. Raises IRError with line and column."""
     reader = Reader(text, IRError)
     expr = reader.expression()
     reader.expect_end()

@@ -84,8 +84,7 @@ def tile_range(loop: Seq, scope: Scope) -> TileRange:
     full_high = imin(extent, *(_at(b, scope, last=False) for b in domain.upper))
     first = low // tile * tile
     stop = imax(first, high)
-    full_first = imin(ceil_div(full_low, tile) * tile if domain.lower else zero, ceil_div(stop, tile) * tile)
-    full_first = imax(first, full_first)
+    full_first = imax(first, imin(ceil_div(full_low, tile), ceil_div(stop, tile)) * tile) if domain.lower else first
     return TileRange(first, stop, full_first, imax(full_first, full_high // tile * tile))
 
 

@@ -211,8 +211,10 @@ class _Parser:
         self.take()
         while self.now.text != closing:
             found.append(self.expression(0))
-            if self.now.text != closing:
-                self.expect(",")
+            if self.now.text not in (",", closing):
+                self.fail(f"unexpected {self.now.text!r}", f"`,` or `{closing}`", _fix_for(self.now.text))
+            if self.now.text == ",":
+                self.take()
         self.take()
         return found
 

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flashc.ir.intexpr import Const, IntExpr, Item, Sym
+from flashc.ir.lift import inside, lift
 from flashc.ir.nodes import Domain, Kernel, Load, Par, Program, Seq, Stmt
 from flashc.ir.scalar import (
     Coord, Fetch, InDomain, Lit, Ref, Scalar, exp2, log2, maximum, substitute, tanh, where,
@@ -29,7 +30,7 @@ from flashc.ir.types import BOOL, DTYPES, F32, I32, Axis, Param, Tensor
 from flashc.ops.attention_spec import SCHEMA, AttentionSpec, parse
 from flashc.ops.base import Operator
 from flashc.ops.build import (
-    carry, cast, dot, elementwise, lift, load, loops, reduce, store, syms,
+    carry, cast, dot, elementwise, load, loops, reduce, store, syms,
 )
 
 LOG2E = 1.4426950408889634
@@ -69,17 +70,6 @@ def _broadcast(tensor: str, shape: Sequence[int]) -> Fetch:
     """``tensor[b, h, i, j]`` with index 0 along dimensions of size 1."""
     full = (1,) * (4 - len(shape)) + tuple(shape)
     return Fetch(tensor, tuple(Coord(a) if n != 1 else Lit(0) for a, n in zip("bhij", full, strict=True)))
-
-
-def kept_by_position(spec: AttentionSpec) -> Scalar:
-    """The domain as a plain predicate of the coordinates, for the algorithm, which has no tiles."""
-    region = domain(spec)
-    kept: Scalar = Lit(True)
-    for bound in region.lower:
-        kept = kept & (Coord("j") >= lift(bound, AXES))
-    for bound in region.upper:
-        kept = kept & (Coord("j") < lift(bound, AXES))
-    return kept
 
 
 def logit(spec: AttentionSpec, score: Scalar, kept: Scalar = InDomain("j")) -> Scalar:  # noqa: B008 - immutable
@@ -205,7 +195,7 @@ def algorithm(spec: AttentionSpec) -> Program:
     body = (
         _q(spec), _k(spec), _v(spec),
         dot("s", "ij", "qt", "kt", "k"),
-        elementwise("x", "ij", logit(spec, Ref("s"), kept_by_position(spec))),
+        elementwise("x", "ij", logit(spec, Ref("s"), inside(domain(spec), "j", AXES))),
         reduce("m", "i", "max", "x", "j"),
         elementwise("p", "ij", exp2(Ref("x") - _finite(Ref("m")))),
         reduce("l", "i", "sum", "p", "j"),
@@ -249,9 +239,9 @@ def tile_fused(spec: AttentionSpec) -> Program:
     clear = Seq(loops(("e", Te))[0], (elementwise("zero", "ie", Lit(0.0)), store("partial", O_TILE, "zero")))
     accumulate = Seq(loops(("e", Te))[0], (
         _v(spec),
-        load("old", "ie", F32, "partial", O_TILE),
-        dot("new", "ie", weights, "vt", "j", Ref("old") * Ref("alpha"), zero_skips=True),
-        store("partial", O_TILE, "new"),
+        load("part", "ie", F32, "partial", O_TILE),
+        dot("part1", "ie", weights, "vt", "j", Ref("part") * Ref("alpha"), zero_skips=True),
+        store("partial", O_TILE, "part1"),
     ))
     step = (_score_slices(spec, Tk), *_online(spec), *rounding, accumulate)
     state = (carry("m", "i", -math.inf, "m1"), carry("l", "i", 0.0, "l1"))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
-from flashc.ir.intexpr import Add, CeilDiv, Const, FloorDiv, IntExpr, Item, Max, Min, Mod, Mul, Sym, as_expr
+from flashc.ir.intexpr import Const, IntExpr, Sym, as_expr
 from flashc.ir.nodes import Access, Carry, Dot, Load, Loop, Map, Reduce, Stmt, Store
-from flashc.ir.scalar import Coord, Fetch, Lit, Ref, Scalar, maximum, minimum
+from flashc.ir.scalar import Lit, Ref, Scalar
 from flashc.ir.types import F32, DType, Value
 
 Index = Sequence[IntExpr | str | int]
@@ -55,36 +55,3 @@ def loops(*pairs: tuple[str, IntExpr | int]) -> tuple[Loop, ...]:
 def cast(name: str, axes: str, source: str, dtype: DType) -> tuple[Stmt, ...]:
     """Round ``source`` to ``dtype``; callers skip it where nothing changes."""
     return (Map(Value(name, tuple(axes), dtype), Ref(source)),)
-
-
-def lift(expr: IntExpr, axes: Collection[str]) -> Scalar:
-    """The integer expression as an elementwise one: axis symbols become coordinates, tables become fetches."""
-    match expr:
-        case Const(value=v):
-            return Lit(v)
-        case Sym(name=n):
-            return Coord(n) if n in axes else Ref(n)
-        case Item(table=t, index=ix):
-            return Fetch(t, tuple(lift(x, axes) for x in ix))
-        case Add(args=args):
-            return _fold(args, axes, lambda a, b: a + b)
-        case Mul(args=args):
-            return _fold(args, axes, lambda a, b: a * b)
-        case Min(args=args):
-            return _fold(args, axes, minimum)
-        case Max(args=args):
-            return _fold(args, axes, maximum)
-        case FloorDiv(num=a, den=b):
-            return lift(a, axes) // lift(b, axes)
-        case CeilDiv(num=a, den=b):
-            return -((-lift(a, axes)) // lift(b, axes))
-        case Mod(num=a, den=b):
-            return lift(a, axes) % lift(b, axes)
-    raise TypeError(f"no elementwise form of {expr}")
-
-
-def _fold(args: Sequence[IntExpr], axes: Collection[str], op: object) -> Scalar:
-    total = lift(args[0], axes)
-    for arg in args[1:]:
-        total = op(total, lift(arg, axes))  # type: ignore[operator]
-    return total

@@ -22,7 +22,7 @@ from flashc.ir.scalar import (
     refs,
 )
 from flashc.ir.scalar_parse import parse_scalar
-from flashc.ops.spec_checks import Capture, Where, refusal
+from flashc.ops.spec_checks import Capture, Where, message, refusal
 
 _INTEGER = {"i32": "int", "i64": "int", "bool": "bool"}
 
@@ -49,8 +49,7 @@ class _Site:
     text: str
 
     def refusal(self, problem: str, allowed: str, fix: str) -> ExpressionError:
-        found = f"{self.place}: {problem}\n    {self.text}"
-        return ExpressionError(f"{found}\n  allowed: {allowed}\n  fix: {fix}")
+        return ExpressionError(message(f"{self.place}: {problem}\n    {self.text}", allowed, fix))
 
 
 def parse_expression(

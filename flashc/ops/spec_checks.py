@@ -68,8 +68,12 @@ CAPTURES: Json = {
 
 def refusal(where: Where, path: KeyPath, value: object, allowed: str, fix: str) -> WorkloadError:
     """The error for one key: file and line, key, value, what is allowed, what to do."""
-    found = f"{where(path)}: {dotted(path)}: got {shown(value)}"
-    return WorkloadError(f"{found}\n  allowed: {allowed}\n  fix: {fix}")
+    return WorkloadError(message(f"{where(path)}: {dotted(path)}: got {shown(value)}", allowed, fix))
+
+
+def message(found: str, allowed: str, fix: str) -> str:
+    """The form of all workload errors."""
+    return f"{found}\n  allowed: {allowed}\n  fix: {fix}"
 
 
 def dotted(path: KeyPath) -> str:

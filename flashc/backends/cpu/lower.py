@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from flashc.backends.cpu.place import LEVEL
-from flashc.compiler.fuse import fuse, groups
+from flashc.compiler.fuse import fuse, sweeps
 from flashc.compiler.split import split
 from flashc.ir.analysis import operands, uses
 from flashc.ir.intexpr import Const, IntExpr
@@ -65,7 +65,7 @@ def _statement(
     if isinstance(stmt, Map | Reduce) and not stored(body, n, after):
         return
     if out.name not in slots and isinstance(stmt, Map):
-        slots.update(_in_place(body, n, stmt, slots, found))
+        slots.update(_in_place(body, n, stmt, after, slots, found))
     _add(out, slots.get(out.name, out.name), slots, found)
 
 
@@ -84,7 +84,7 @@ def group_of(body: Sequence[Stmt], n: int) -> list[Map | Reduce]:
         if not isinstance(stmt, Map | Reduce):
             break
         run.append(stmt)
-    return next(g for g in groups(run) if any(s is body[n] for s in g))
+    return next(g for g in sweeps(run) if any(s is body[n] for s in g))
 
 
 def stored(body: Sequence[Stmt], n: int, after: frozenset[str]) -> bool:
@@ -104,15 +104,21 @@ def _dead_when_replaced(old: str, new: str, body: Sequence[Stmt]) -> bool:
 
 
 def _in_place(
-    body: Sequence[Stmt], n: int, stmt: Map, slots: dict[str, str], found: dict[str, Alloc]
+    body: Sequence[Stmt], n: int, stmt: Map, after: frozenset[str], slots: dict[str, str], found: dict[str, Alloc]
 ) -> dict[str, str]:
     """The slot of a tile of the same layout that dies in this sweep, if there is one."""
     group = group_of(body, n)
     reads = {name for s in group for name in operands(s)}
-    rest = frozenset().union(*(uses(s) for s in body[n + 1:] if not any(s is g for g in group)), frozenset())
-    local = {o.name for s in body if (o := outputs_of(s)) is not None}
+    rest = after.union(*(uses(s) for s in body[n + 1:] if not any(s is g for g in group)))
+    local = {name for s in body[:n] for name in _defines(s)}
     for name in sorted(reads & found.keys() & local):
         old = found[name].value
         if name not in rest and (old.dtype, old.layout, old.axes) == (stmt.out.dtype, stmt.out.layout, stmt.out.axes):
             return {stmt.out.name: slots[name]}
     return {}
+
+
+def _defines(stmt: Stmt) -> list[str]:
+    out = outputs_of(stmt)
+    carried = [c.value.name for c in stmt.carry] if isinstance(stmt, Seq) else []
+    return [*carried, *([out.name] if out else [])]

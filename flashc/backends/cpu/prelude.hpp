@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 #include <algorithm>
+#include <type_traits>
 #if defined(__AVX512BF16__)
 #include <immintrin.h>
 #endif
@@ -43,10 +44,10 @@ INLINE float to_f32(float x) { return x; }
 INLINE float to_f32(f16 x) { return (float)x; }
 INLINE float to_f32(bf16 x) { return as_float((uint32_t)x << 16); }
 INLINE float to_f32(bool x) { return x; }
-template <class T> INLINE T from_f32(float x) { return (T)x; }
-template <> INLINE bf16 from_f32<bf16>(float x) {
+template <class T> INLINE T from_f32(float x) {
+  if constexpr (!std::is_same_v<T, bf16>) return (T)x;
   uint32_t u = as_bits(x);
-  return x != x ? (u >> 16) | 0x40 : (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+  return (T)(x != x ? (u >> 16) | 0x40 : (u + 0x7fff + ((u >> 16) & 1)) >> 16);
 }
 INLINE vu round_bf16(vf x) {  // the rounded value in the upper half of each lane
   vu u = as_bits(x);

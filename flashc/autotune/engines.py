@@ -1,0 +1,103 @@
+"""Runs a problem on the engine asked for, or picks: enumeration for small spaces, CP-SAT for the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from flashc.autotune import cpsat, enumerate
+from flashc.autotune.enumerate import Best, Budget, BudgetError
+from flashc.autotune.problem import Assignment, Problem
+from flashc.autotune.propagate import Domain, propagate
+from flashc.errors import ConstraintError, SolverLimitError
+
+Engine = Literal["auto", "enumerate", "cpsat"]
+ENGINES = ("auto", "enumerate", "cpsat")
+SMALL_SPACE = 2e7
+"""Points up to which enumeration is the choice."""
+TRIAL_ROWS = 2_000_000
+"""Rows spent on a larger space, whose conditions may leave few of them, before CP-SAT takes over."""
+NO_LIMIT = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The k best points in order, whether that is proven, and by whom ("propagation": without a search)."""
+
+    points: tuple[Assignment, ...]
+    proven: bool
+    engine: str
+    candidates: int | None = None
+    feasible: int | None = None
+
+
+def run(problem: Problem, k: int, engine: Engine, deadline: float) -> Outcome:
+    """Solve. Raises SolverLimitError when the time ran out before any point was found."""
+    domains = _domains(problem)
+    if domains is None:
+        return Outcome((), True, "propagation", 0, 0)
+    if not domains:
+        return Outcome(({},), True, "propagation", 1, 1)
+    if _enumerates(engine, domains):
+        budget = Budget(_rows(engine, domains), deadline)
+        outcome = _enumerated(problem, domains, k, budget)
+        if outcome.proven or engine == "enumerate" or budget.expired():
+            return _answered(outcome)
+    points, proven = cpsat.best(problem, domains, k, deadline)
+    return Outcome(tuple(points), proven, "cpsat")
+
+
+def satisfiable(problem: Problem, deadline: float) -> bool:
+    """Whether any point satisfies every condition. Raises SolverLimitError at the deadline."""
+    domains = _domains(problem)
+    if domains is None:
+        return False
+    if _enumerates("auto", domains):
+        budget = Budget(_rows("auto", domains), deadline)
+        try:
+            return enumerate.satisfiable(problem, domains, budget)
+        except BudgetError:
+            pass  # too many rows: CP-SAT decides below
+    return cpsat.satisfiable(problem, domains, deadline)
+
+
+def _domains(problem: Problem) -> dict[str, Domain] | None:
+    """Propagated domains, or None where that already shows that there is no solution."""
+    if any(not part.symbols() and not part.holds(problem.tables) for part in problem.constraints):
+        return None
+    domains = propagate(problem)
+    return domains if all(domain.size for domain in domains.values()) else None
+
+
+def _enumerates(engine: Engine, domains: dict[str, Domain]) -> bool:
+    wide = [name for name, domain in domains.items() if domain.values is None]
+    if engine == "enumerate" and wide:
+        domain = domains[wide[0]]
+        raise ConstraintError(
+            f"engine 'enumerate' cannot list {wide[0]} in {domain.lo}..{domain.hi}; use 'cpsat'"
+        )
+    return engine != "cpsat" and not wide
+
+
+def _rows(engine: Engine, domains: dict[str, Domain]) -> int:
+    if engine == "enumerate" or enumerate.space(domains) <= SMALL_SPACE:
+        return NO_LIMIT
+    return TRIAL_ROWS
+
+
+def _enumerated(problem: Problem, domains: dict[str, Domain], k: int, budget: Budget) -> Outcome:
+    found = Best(problem, k)
+    try:
+        enumerate.collect(found, domains, budget)
+        proven = True
+    except BudgetError:
+        proven = False
+    return Outcome(found.assignments(), proven, "enumerate", budget.rows_used, budget.feasible)
+
+
+def _answered(outcome: Outcome) -> Outcome:
+    if not outcome.points and not outcome.proven:
+        raise SolverLimitError(
+            "the time limit ended the enumeration before a solution; raise it or use 'cpsat'"
+        )
+    return outcome

@@ -1,0 +1,123 @@
+"""The CPU's lowering profile and its printer, behind the common backend interface."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+
+from flashc.autotune.problem import Constraint
+from flashc.backends.base import Built, Executable
+from flashc.backends.cpu import emit, lower, place, run
+from flashc.errors import DeviceAbsentError
+from flashc.hwmodels.model import Device
+from flashc.ir.analysis import footprint, sites
+from flashc.ir.intexpr import Const, IntExpr, Sym
+from flashc.ir.nodes import Dot, Loop, Par, Program, Seq
+
+ROW_BLOCKS = (1, 2, 3, 4, 6, 8, 12)  # more than 12 row pointers with run-time strides spill (measured: 188 -> 135 GFLOP/s)
+PANELS = (1, 2, 3, 4)
+TILES = (16, 32, 64, 128, 256, 512)
+
+
+class CpuBackend:
+    name = "cpu"
+    kinds = ("cpu",)
+
+    def missing(self, device: Device) -> str | None:
+        if device.cpu_isa is None:
+            return f"{device.name} is not a CPU that C++ can be emitted for"
+        return None
+
+    def place(self, program: Program, device: Device) -> Program:
+        return place.place(program, device)
+
+    def domains(self, placed: Program, device: Device, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+        """Lane tiles are multiples of the vector; the others powers of two, none beyond the extent's next power."""
+        width = device.vector.width_bits // 32
+        lanes = {place.lane_axis(placed, k) for k in placed.kernels}
+        found: dict[str, tuple[int, ...]] = {"mr": PANELS, "nr": ROW_BLOCKS, "stages": (1,)}
+        for loop in _tiled_loops(placed):
+            symbol = str(loop.tile)
+            extent = placed.axis(loop.axis).extent.evaluate(dict(sizes))
+            values = sorted({width * n for n in (1, 2, 3, 4, 6, 8, 12, 16)}) if loop.axis in lanes else list(TILES)
+            reach = next((v for v in values if v >= extent), values[-1])
+            found[symbol] = tuple(v for v in values if v <= max(reach, values[0]))
+        return {t: found[t] for t in placed.tiles}
+
+    def constraints(self, placed: Program, device: Device) -> tuple[Constraint, ...]:
+        width = device.vector.width_bits // 32
+        mr, nr = Sym("mr"), Sym("nr")
+        registers = device.vector.registers or 16
+        cache = device.level(place.LEVEL).capacity_bytes or 0
+        found = [
+            Constraint("cpu.registers", mr * nr + mr + 1, "<=", Const(registers), "registers", "lower mr or nr"),
+            Constraint("cpu.latency", Const(8), "<=", mr * nr, "accumulators", "raise mr or nr"),
+        ]
+        if not device.features & {"avx512f"}:
+            found.append(Constraint("cpu.load_bound", Const(2), "<=", mr, "vectors", "raise mr"))
+        for kernel in placed.kernels:
+            need = footprint(placed, kernel, place.LEVEL)
+            found.append(Constraint(f"device.{place.LEVEL}.{kernel.name}", need, "<=", Const(cache), "B", "lower the tiles"))
+            lane = place.lane_axis(placed, kernel)
+            for site in sites(placed, kernel):
+                if isinstance(site.stmt, Dot):
+                    tile = site.scope[lane].size
+                    found.append(Constraint(f"cpu.panels.{kernel.name}.{site.stmt.out.name}", tile, "%==0", mr * width, "rows",
+                                            f"make the {lane} tile a multiple of mr vectors"))
+        return tuple(found)
+
+    def padded(self, axis: str, extent: IntExpr) -> IntExpr:
+        return extent
+
+    def emit(self, bound: Program, device: Device) -> str:
+        return run.whole_source(emit.emit(lower.lower(bound), device.vector.width_bits))
+
+    def build(self, source: str, bound: Program, device: Device) -> Built:
+        return run.build(source, bound, device)
+
+    def load(self, built: Built, bound: Program, device: Device) -> Executable:
+        absent = self.absent(device)
+        if absent:
+            raise DeviceAbsentError(absent)
+        return run.load(built, bound)
+
+    def absent(self, device: Device) -> str | None:
+        """Why code for the device cannot run on this machine, or None."""
+        here = machine_features()
+        needed = {f for f in device.features if f in _CHECKED} if device.cpu_isa else set()
+        if device.name == "native" or (needed <= here and _family(device.arch) == _family(platform.machine())):
+            return None
+        return f"this machine cannot run code for {device.name} ({device.arch}); it lacks {', '.join(sorted(needed - here)) or 'that architecture'}"
+
+
+_CHECKED = frozenset({"avx2", "avx512f", "avx512_bf16", "f16c", "neon", "sve"})
+
+
+def _family(arch: str) -> str:
+    return "arm" if arch.startswith(("aarch64", "arm", "neon", "sve")) else "x86"
+
+
+def machine_features() -> frozenset[str]:
+    """Instruction-set flags that the kernel reports for this machine."""
+    try:
+        with open("/proc/cpuinfo") as f:
+            lines = [line.split(":", 1)[1] for line in f if line.startswith(("flags", "Features"))]
+    except OSError:
+        return frozenset()
+    flags = set(lines[0].split()) if lines else set()
+    return frozenset(flags | ({"neon"} if "asimd" in flags else set()))
+
+
+def _tiled_loops(program: Program) -> list[Loop]:
+    found: list[Loop] = []
+    for kernel in program.kernels:
+        for site in sites(program, kernel):
+            match site.stmt:
+                case Par(loops=loops):
+                    found += [x for x in loops if isinstance(x.tile, Sym)]
+                case Seq(loop=loop) if isinstance(loop.tile, Sym):
+                    found.append(loop)
+    return found
+
+
+BACKEND = CpuBackend()

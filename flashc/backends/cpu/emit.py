@@ -1,0 +1,432 @@
+"""Print a lowered program as C++: one function per kernel, which does one task of the parallel domain.
+
+The printer walks the nodes; what a node costs to execute was decided by place and lower. Tiles in buffers are vectors
+of the lane axis; loads stay where they are and are read through their strides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from flashc.backends.cpu.lower import group_of, stored
+from flashc.backends.cpu.place import LEVEL, PAIRED
+from flashc.backends.cpu.scalars import int_text, literal
+from flashc.backends.cpu.sweep import emit_sweep, expression
+from flashc.errors import IRError, UnsupportedError
+from flashc.ir.analysis import tiled_axes
+from flashc.ir.intexpr import Const, IntExpr, Item, Sym
+from flashc.ir.nodes import (
+    Access, Alloc, Copy, Dot, Kernel, Load, Map, Par, Program, Reduce, Seq, Stmt, Store, outputs_of,
+)
+from flashc.ir.ranges import Scope, Span, enter, part_range, valid_end, whole
+from flashc.ir.scalar import Lit, Ref, Scalar
+from flashc.ir.types import DType, Tensor, Value
+
+C_TYPE = {"f32": "float", "bf16": "bf16", "f16": "f16", "i32": "int32_t", "i64": "int64_t", "bool": "bool"}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a value is in the emitted code: a pointer, its element type and the stride of each axis in elements.
+
+    ``pair`` is the axis whose neighbours share a word; its stride then steps from pair to pair.
+    """
+
+    pointer: str
+    dtype: DType
+    strides: dict[str, str]
+    pair: str | None = None
+
+
+@dataclass
+class Printer:
+    """Output lines and what is in scope while a kernel is printed."""
+
+    program: Program
+    width: int
+    lines: list[str] = field(default_factory=list)
+    depth: int = 0
+    places: dict[str, Place] = field(default_factory=dict)
+    values: dict[str, Value] = field(default_factory=dict)
+    counts: dict[str, str] = field(default_factory=dict)
+    partial: set[str] = field(default_factory=set)
+    lane: str = ""
+
+    def line(self, text: str = "") -> None:
+        self.lines.append("  " * self.depth + text if text else "")
+
+    def open(self, text: str) -> None:
+        self.line(f"{text} {{".lstrip())
+        self.depth += 1
+
+    def close(self, text: str = "}") -> None:
+        self.depth -= 1
+        self.line(text)
+
+    def start(self, axis: str, scope: Scope) -> str:
+        return axis if scope[axis].scalar else int_text(scope[axis].start)
+
+    def tile(self, axis: str, scope: Scope) -> int:
+        size = scope[axis].size
+        if not isinstance(size, Const):
+            raise UnsupportedError(f"cpu: axis {axis} is whole with run-time extent {size}; tile it or fix its size")
+        return size.value
+
+
+def emit(program: Program, width_bits: int) -> str:
+    """C++ source of a lowered program, the prelude apart."""
+    p = Printer(program, width_bits // 32)
+    title = f"// {program.name}, schedule {program.schedule}; {'; '.join(program.notes)}"
+    p.lines += [f"#define FLASHC_WIDTH {width_bits}", '#include "prelude.hpp"', "", title, ""]
+    for kernel in program.kernels:
+        _kernel(p, kernel)
+    p.open('extern "C" void flashc_run(const Call* call)')
+    _sizes(p)
+    for kernel in program.kernels:
+        par = kernel.body[0]
+        assert isinstance(par, Par)
+        tasks = " * ".join(f"ceil_div({int_text(p.program.axis(x.axis).extent)}, {int_text(x.tile)})" for x in par.loops)
+        p.line(f"call->parallel({tasks}, {kernel.name}_task, call, {_scratch_bytes(par)}, call->threads);")
+    p.close()
+    return "\n".join(p.lines) + "\n"
+
+
+# -- frame of a kernel
+
+
+def _sizes(p: Printer) -> None:
+    for n, name in enumerate(p.program.sizes):
+        value = dict(p.program.fixed).get(name)
+        p.line(f"[[maybe_unused]] const long {name} = {f'call->size[{n}]' if value is None else value};")
+
+
+def _tensors(p: Printer) -> None:
+    position = 0
+    for n, t in enumerate(p.program.tensors):
+        c_type = C_TYPE[t.dtype.name]
+        const = "const " if t.role == "in" else ""
+        p.line(f"[[maybe_unused]] {const}{c_type}* const {t.name}_ptr = ({const}{c_type}*)call->tensor[{n}];")
+        inner = [f"{t.name}_s{d} = call->stride[{position + d}]" for d in range(len(t.dims) - 1)]
+        if inner:
+            p.line(f"[[maybe_unused]] const long {', '.join(inner)};")
+        position += len(t.dims)
+    for n, param in enumerate(p.program.params):
+        p.line(f"[[maybe_unused]] const float {param.name} = call->param[{n}];")
+    for table in sorted({t for t in _tables(p.program)}):
+        tensor = p.program.tensor(table)
+        names = [f"i{d}" for d in range(len(tensor.dims))]
+        index = " + ".join(f"{a} * {stride(tensor, d)}" for d, a in enumerate(names))
+        p.line(f"[[maybe_unused]] const auto {table}_at = [&]({', '.join(f'long {a}' for a in names)}) -> long "
+               f"{{ return {table}_ptr[{index}]; }};")
+
+
+def _tables(program: Program) -> set[str]:
+    found: set[str] = set()
+
+    def note(expr: IntExpr) -> None:
+        if isinstance(expr, Item):
+            found.add(expr.table)
+        for child in expr.children():
+            note(child)
+
+    def visit(body: Sequence[Stmt]) -> None:
+        for s in body:
+            if isinstance(s, Seq) and s.domain:
+                for bound in (*s.domain.lower, *s.domain.upper):
+                    note(bound)
+            if isinstance(s, Load | Store):
+                for x in s.access.index:
+                    note(x)
+            if isinstance(s, Par | Seq):
+                visit(s.body)
+
+    for kernel in program.kernels:
+        visit(kernel.body)
+    return found
+
+
+def stride(tensor: Tensor, dim: int) -> str:
+    """The innermost stride is 1: the caller makes it so."""
+    return "1" if dim == len(tensor.dims) - 1 else f"{tensor.name}_s{dim}"
+
+
+def _kernel(p: Printer, kernel: Kernel) -> None:
+    if len(kernel.body) != 1 or not isinstance(kernel.body[0], Par):
+        raise UnsupportedError(f"cpu: kernel {kernel.name} must be one parallel loop")
+    par = kernel.body[0]
+    p.places, p.values, p.counts, p.partial = {}, {}, {}, set()
+    p.open(f"static void {kernel.name}_task(const Call* call, long task, char* scratch)")
+    _sizes(p)
+    _tensors(p)
+    scope = _task_scope(p, par)
+    _block(p, par.body, scope)
+    p.close()
+    p.line()
+
+
+def _task_scope(p: Printer, par: Par) -> Scope:
+    """Coordinates of this task: tiled axes vary slowest, from the last tile back where the longest go first."""
+    scope: Scope = whole(p.program)
+    tiled = [x for x in par.loops if x.tile != Const(1)]
+    scalar = [x for x in par.loops if x.tile == Const(1)]
+    p.line("long rest = task;")
+    for loop in reversed([*tiled, *scalar]):
+        extent = p.program.axis(loop.axis).extent
+        tiles = f"ceil_div({int_text(extent)}, {int_text(loop.tile)})"
+        if loop in scalar:
+            p.line(f"const long {loop.axis} = rest % {int_text(extent)}; rest /= {int_text(extent)};")
+            scope = enter(scope, loop.axis, Sym(loop.axis), loop.tile)
+            continue
+        index = f"({tiles} - 1 - rest % {tiles})" if par.order == "longest" else f"rest % {tiles}"
+        start = f"{loop.axis}0"
+        p.line(f"const long {start} = {index} * {int_text(loop.tile)}; rest /= {tiles};")
+        p.line(f"const long {loop.axis}_n = std::min<long>({int_text(loop.tile)}, {int_text(extent)} - {start});")
+        p.counts[loop.axis] = f"{loop.axis}_n"
+        p.partial.add(loop.axis)
+        scope = enter(scope, loop.axis, Sym(start), loop.tile)
+    for a in p.program.axes:
+        p.counts.setdefault(a.name, int_text(a.extent))
+    return scope
+
+
+# -- statements
+
+
+def _block(p: Printer, body: Sequence[Stmt], scope: Scope, carried: frozenset[str] = frozenset()) -> None:
+    done = 0
+    for n, stmt in enumerate(body):
+        if n < done:
+            continue
+        if not isinstance(stmt, Map | Reduce):
+            _statement(p, stmt, scope)
+            continue
+        group = group_of(body, n)
+        done = n + len(group)
+        p.values.update({s.out.name: s.out for s in group})
+        kept = {s.out.name for i, s in enumerate(group, n) if stored(body, i, carried)}
+        emit_sweep(p, group, kept, scope)
+
+
+def _statement(p: Printer, stmt: Stmt, scope: Scope) -> None:
+    out = outputs_of(stmt)
+    if out is not None:
+        p.values[out.name] = out
+    match stmt:
+        case Alloc():
+            _alloc(p, stmt)
+        case Load():
+            _load(p, stmt, scope)
+        case Copy():
+            _copy(p, stmt, scope)
+        case Dot():
+            _dot(p, stmt, scope)
+        case Store():
+            _store(p, stmt, scope)
+        case Seq():
+            _seq(p, stmt, scope)
+        case _:
+            raise UnsupportedError(f"cpu: no code for {type(stmt).__name__}")
+
+
+def _slot_offsets(par: Par) -> tuple[dict[str, int], int]:
+    size: dict[str, int] = {}
+    for s in par.body:
+        if isinstance(s, Alloc):
+            count = s.count.evaluate({}) * s.value.dtype.bytes
+            size[s.slot] = max(size.get(s.slot, 0), (count + 63) // 64 * 64)
+    offsets, total = {}, 0
+    for slot, count in size.items():
+        offsets[slot] = total
+        total += count
+    return offsets, total
+
+
+def _scratch_bytes(par: Par) -> int:
+    return max(_slot_offsets(par)[1], 64)
+
+
+def _alloc(p: Printer, stmt: Alloc) -> None:
+    par = next(k.body[0] for k in p.program.kernels if any(s is stmt for s in _par(k).body))
+    assert isinstance(par, Par)
+    offset = _slot_offsets(par)[0][stmt.slot]
+    v = stmt.value
+    c_type = C_TYPE[v.dtype.name]
+    axes = ", ".join(f"{m.axis}:{m.shape}*{m.stride}" for m in v.layout.modes) if v.layout else ""
+    p.line(f"{c_type}* const {v.name} = ({c_type}*)(scratch + {offset});  // {axes}")
+    p.places[v.name] = buffer_place(v)
+
+
+def _par(kernel: Kernel) -> Par:
+    par = kernel.body[0]
+    assert isinstance(par, Par)
+    return par
+
+
+def buffer_place(value: Value) -> Place:
+    """Strides of a laid-out value: an axis steps by its offset mode, the lane axis by its lane mode."""
+    layout = value.layout
+    if layout is None:
+        raise IRError(f"cpu: {value.name} has no layout")
+    strides: dict[str, str] = {}
+    for mode in sorted(layout.modes, key=lambda m: {"offset": 0, "reg": 1, "lane": 2}[m.space]):
+        if mode.space != "reg" or mode.axis not in strides:
+            strides[mode.axis] = str(mode.stride)
+    return Place(value.name, value.dtype, strides, layout.pair_axis())
+
+
+def _load(p: Printer, stmt: Load, scope: Scope) -> None:
+    tensor = p.program.tensor(stmt.access.tensor)
+    axes = tiled_axes(stmt.access, scope)
+    p.line(f"const auto* const {stmt.out.name} = {address(p, stmt.access, tensor, scope)};")
+    strides = {}
+    for dim, expr in enumerate(stmt.access.index):
+        if isinstance(expr, Sym) and expr.name in axes:
+            strides[expr.name] = stride(tensor, dim)
+    p.places[stmt.out.name] = Place(stmt.out.name, tensor.dtype, strides)
+
+
+def address(p: Printer, access: Access, tensor: Tensor, scope: Scope) -> str:
+    terms = [f"{tensor.name}_ptr"]
+    for dim, expr in enumerate(access.index):
+        tiled = isinstance(expr, Sym) and expr.name in scope and not scope[expr.name].scalar
+        start = p.start(expr.name, scope) if isinstance(expr, Sym) and tiled else int_text(expr)
+        if start != "0":
+            terms.append(f"({start}) * {stride(tensor, dim)}")
+    return " + ".join(terms)
+
+
+def _copy(p: Printer, stmt: Copy, scope: Scope) -> None:
+    source, target = p.places[stmt.source], p.places[stmt.out.name]
+    axes = stmt.out.axes
+    partial = [a for a in axes if a in p.partial]
+    if partial:
+        short = " || ".join(f"{p.counts[a]} < {p.tile(a, scope)}" for a in partial)
+        total = _elements(stmt.out) * stmt.out.dtype.bytes
+        p.line(f"if ({short}) std::memset({target.pointer}, 0, {total});")
+    if target.pair is not None:
+        _copy_pairs(p, stmt, source, target)
+        return
+    order = sorted(axes, key=lambda a: source.strides[a] == "1")
+    for a in order:
+        p.open(f"for (long {a} = 0; {a} < {p.counts[a]}; ++{a})")
+    dst = " + ".join(f"{a} * {target.strides[a]}" for a in axes)
+    src = " + ".join(f"{a} * {source.strides[a]}" for a in axes)
+    value = f"{source.pointer}[{src}]"
+    p.line(f"{target.pointer}[{dst}] = {value if source.dtype == target.dtype else f'to_f32({value})'};")
+    for _ in order:
+        p.close()
+
+
+def _copy_pairs(p: Printer, stmt: Copy, source: Place, target: Place) -> None:
+    """Two neighbours along the paired axis make one 32-bit word; past the end the upper half is 0."""
+    pair = target.pair
+    other = next(a for a in stmt.out.axes if a != pair)
+    assert pair is not None
+    p.open(f"for (long {pair} = 0; {pair} < {p.counts[pair]}; {pair} += 2)")
+    p.line(f"const bf16* const even = {source.pointer} + {pair} * {source.strides[pair]};")
+    p.line(f"const bf16* const odd = even + {source.strides[pair]};")
+    p.line(f"uint32_t* const word = (uint32_t*)({target.pointer} + {pair} / 2 * {target.strides[pair]});")
+    step, words = source.strides[other], f"{other} * {int(target.strides[other]) // 2}"
+    loop = f"for (long {other} = 0; {other} < {p.counts[other]}; ++{other})"
+    p.line(f"if ({pair} + 1 < {p.counts[pair]})")
+    p.line(f"  {loop} word[{words}] = even[{other} * {step}] | (uint32_t)odd[{other} * {step}] << 16;")
+    p.line("else")
+    p.line(f"  {loop} word[{words}] = even[{other} * {step}];")
+    p.close()
+
+
+def _elements(value: Value) -> int:
+    total = 1
+    for mode in value.layout.modes if value.layout else ():
+        total *= mode.shape.evaluate({})
+    return total
+
+
+def _dot(p: Printer, stmt: Dot, scope: Scope) -> None:
+    atom = stmt.atom
+    if atom is None or atom.lane is None:
+        raise IRError(f"cpu: dot {stmt.out.name} has no atom")
+    p.lane = atom.lane
+    lanes, others = (stmt.a, stmt.b) if atom.lane in p.values[stmt.a].axes else (stmt.b, stmt.a)
+    a, b, out = p.places[lanes], p.places[others], p.places[stmt.out.name]
+    over = stmt.over[0]
+    row = next(x for x in stmt.out.axes if x != atom.lane)
+    vectors = p.tile(atom.lane, scope) // p.width
+    b_k = b.strides[over] if b.pair == over or atom.unit != PAIRED else f"2 * {b.strides[over]}"
+    operands = (f"{a.pointer}, {a.strides[over]}, {b.pointer}, {b.strides[row]}, {b_k}, {p.counts[over]}, {p.counts[row]}, "
+                f"{vectors}, {stmt.out.name}_done")
+    init = ""
+    if stmt.init is not None:
+        init = expression(p, stmt.init, scope, {atom.lane: "m", row: "n"}) + " + "
+    p.open("")
+    p.open(f"const auto {stmt.out.name}_done = [&](long n, int m, vf x)")
+    p.line(f"store({out.pointer} + n * {out.strides[row]} + m * W, {init}x);")
+    p.close("};")
+    fast = f"dot_tile<{atom.unit}, {int_text(atom.m)}, {int_text(atom.n)}>({operands});"
+    if stmt.zero_skips and stmt.a == lanes:
+        p.line(f"if (all_finite({b.pointer}, {b.strides[row]}, {b_k}, {p.counts[over]}, {p.counts[row]}))")
+        p.line(f"  {fast}")
+        p.line("else")
+        p.line(f"  dot_skipping({operands});")
+    else:
+        p.line(fast)
+    p.close()
+
+
+def _store(p: Printer, stmt: Store, scope: Scope) -> None:
+    tensor = p.program.tensor(stmt.access.tensor)
+    source = p.places[stmt.value]
+    axes = tiled_axes(stmt.access, scope)
+    target = {x.name: stride(tensor, d) for d, x in enumerate(stmt.access.index) if isinstance(x, Sym) and x.name in axes}
+    order = sorted(axes, key=lambda a: target[a] == "1")
+    p.open("")
+    p.line(f"auto* const to = {address(p, stmt.access, tensor, scope)};")
+    for a in order:
+        p.open(f"for (long {a} = 0; {a} < {p.counts[a]}; ++{a})")
+    dst = " + ".join(f"{a} * {target[a]}" for a in axes) or "0"
+    src = " + ".join(f"{a} * {source.strides[a]}" for a in axes) or "0"
+    p.line(f"to[{dst}] = from_f32<{C_TYPE[tensor.dtype.name]}>({source.pointer}[{src}]);")
+    for _ in order:
+        p.close()
+    p.close()
+
+
+def _seq(p: Printer, seq: Seq, scope: Scope) -> None:
+    axis, tile = seq.loop.axis, seq.loop.tile
+    first, stop = part_range(seq, scope)
+    for c in seq.carry:
+        p.values[c.value.name] = c.value
+        _initialise(p, c.value, c.init)
+    start, kept, count = f"{axis}0", set(p.partial), p.counts[axis]
+    p.line(f"// {axis}: {seq.part} tiles {seq.side}".rstrip())
+    p.open(f"for (long {start} = {int_text(first)}, {axis}_stop = {int_text(stop)}; {start} < {axis}_stop; "
+           f"{start} += {int_text(tile)})")
+    p.counts[axis] = int_text(tile)
+    p.partial.discard(axis)
+    if seq.part != "full":
+        p.line(f"const long {axis}_n = std::min<long>({int_text(tile)}, {int_text(valid_end(seq, scope))} - {start});")
+        p.counts[axis] = f"{axis}_n"
+        p.partial.add(axis)
+    inner = {**scope, axis: Span(Sym(start), tile, scope[axis].extent, tile == Const(1))}
+    _block(p, seq.body, inner, frozenset(c.next for c in seq.carry))
+    for c in seq.carry:
+        _replace_carried(p, c.value, c.next)
+    p.close()
+    p.partial, p.counts[axis] = kept, count
+
+
+def _initialise(p: Printer, value: Value, init: Scalar) -> None:
+    if isinstance(init, Ref) and init.name == value.name:
+        return
+    if not isinstance(init, Lit):
+        raise UnsupportedError(f"cpu: the carried value {value.name} starts from an expression; only constants are supported")
+    p.line(f"std::fill_n({value.name}, {_elements(value)}, {literal(init.value).code});")
+
+
+def _replace_carried(p: Printer, value: Value, new: str) -> None:
+    if value.level != LEVEL:
+        raise IRError(f"cpu: carried value {value.name} is not in a buffer")
+    slots = {s.value.name: s.slot for k in p.program.kernels for s in _par(k).body if isinstance(s, Alloc)}
+    if slots[new] != slots[value.name]:
+        p.line(f"std::memcpy({value.name}, {new}, {_elements(value) * value.dtype.bytes});")

@@ -1,0 +1,233 @@
+"""Tune: choose a schedule and its tile sizes for a device from its model alone, and say how that is known.
+
+Every schedule of the operator is placed for the device, walked into constraints and a modelled time, and solved; the
+least time wins. A schedule that no tile sizes satisfy keeps its minimal conflict, so every rejection has its cause.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from flashc import backends
+from flashc.autotune import Check, Condition, Conflict, Constraint, Problem, Solution, Variable, explain, solve
+from flashc.autotune.model import ProgramTime, model_time
+from flashc.autotune.occupancy import resident_tasks
+from flashc.backends.base import Backend
+from flashc.compiler.bind import bind
+from flashc.compiler.workload import Workload
+from flashc.errors import DeviceModelError, InfeasibleError
+from flashc.hwmodels.model import Device
+from flashc.iomodel.bounds import Bound, fast_memory_bytes, lower_bounds
+from flashc.ir.analysis import traffic_bytes
+from flashc.ir.intexpr import IntExpr, Sym
+from flashc.ir.nodes import Program
+from flashc.ops import Operator, registry
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One schedule with tile sizes: what it needs of each limited resource, and its modelled time."""
+
+    schedule: str
+    tiles: Mapping[str, int]
+    placed: Program
+    picoseconds: int
+    checks: tuple[Check, ...]
+    units: Mapping[str, int]
+    traffic_bytes: int
+    proof: str
+
+    @property
+    def bound_by(self) -> str:
+        """The unit whose work takes longest."""
+        return max(self.units, key=lambda u: self.units[u]) if self.units else "launch"
+
+    @property
+    def program(self) -> Program:
+        return bind(self.placed, self.tiles)
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A schedule without a feasible tiling, and the smallest set of constraints that says so."""
+
+    schedule: str
+    conflict: Conflict
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The answer: ranked choices (best first), rejected schedules, bounds, and what the prediction leaned on."""
+
+    workload: Workload
+    device: Device
+    backend: str
+    missing: str | None
+    ranked: tuple[Choice, ...]
+    rejected: tuple[Rejection, ...]
+    bounds: tuple[Bound, ...]
+    fast_bytes: int
+    seconds: float
+
+    @property
+    def best(self) -> Choice:
+        return self.ranked[0]
+
+
+@dataclass(frozen=True)
+class Space:
+    """The search space of one schedule: the problem handed to the solver and where its numbers come from."""
+
+    placed: Program
+    problem: Problem
+    time: ProgramTime
+
+
+def environment(operator: Operator, spec: Any) -> dict[str, Any]:
+    """Integer symbols and tables of a workload, for evaluating a program's expressions."""
+    tables = {name: np.asarray(values) for name, values in operator.tables(spec).items()}
+    return {**operator.sizes(spec), **tables}
+
+
+def space(program: Program, backend: Backend, device: Device, env: Mapping[str, Any], cuts: Sequence[Condition] = ()) -> Space:
+    """Place one schedule and derive its constraints and objective; sizes of the workload are put in as numbers."""
+    placed = backend.place(program, device)
+    numbers = {n: v for n, v in env.items() if isinstance(v, int)}
+    tables = {n: v for n, v in env.items() if not isinstance(v, int)}
+    domains = backend.domains(placed, device, numbers)
+    time = model_time(placed, device, backend.padded, resident_tasks(placed, device, backend.padded))
+    conditions = [c.subs(numbers) for c in backend.constraints(placed, device)]
+    problem = Problem(
+        variables=tuple(Variable(t, domains[t]) for t in placed.tiles),
+        constraints=(*conditions, *(c for c in cuts if c.symbols() <= set(placed.tiles))),
+        objective=time.total.subs(numbers),
+        tie_break=tuple((t, "largest") for t in placed.tiles if t not in ("warps", "stages")),
+        tables=tables,
+    )
+    return Space(placed, problem, time)
+
+
+def tune(
+    workload: Workload, device: Device, *, backend: str | None = None, top_k: int = 1,
+    cuts: Mapping[str, Sequence[Condition]] | None = None, fixed: Mapping[str, int] | None = None,
+) -> Tuning:
+    """The best ``top_k`` choices over all schedules.
+
+    ``cuts`` are further conditions by schedule (a compiled spill becomes one); ``fixed`` pins tile symbols. Raises
+    DeviceModelError for a device without enough numbers, InfeasibleError (with every schedule's conflict) when
+    nothing fits.
+    """
+    import time as clock
+
+    if device.unusable:
+        raise DeviceModelError(f"{device.name}: {device.unusable}")
+    began = clock.perf_counter()
+    operator = registry()[workload.op]
+    chosen = backends.get(backend) if backend else backends.for_device(device)
+    env = environment(operator, workload.spec)
+    ranked: list[Choice] = []
+    rejected: list[Rejection] = []
+    schedules = operator.schedules(workload.spec)
+    for program in schedules:
+        pins = [Constraint(f"fixed.{t}", Sym(t), "==", _const(v), "", f"drop --set-tile {t}") for t, v in (fixed or {}).items()]
+        found = space(program, chosen, device, env, [*(cuts or {}).get(program.schedule, ()), *pins])
+        solution = solve(found.problem, k=top_k)
+        if solution.conflict is not None:
+            rejected.append(Rejection(program.schedule, solution.conflict))
+        ranked += _choices(found, solution, env)
+    if not ranked:
+        raise InfeasibleError(_nothing_fits(workload, device, rejected))
+    ranked.sort(key=lambda c: c.picoseconds)
+    fast = fast_memory_bytes(device)
+    bounds = lower_bounds(operator.algorithm(workload.spec), schedules[0], env, fast)
+    return Tuning(workload, device, chosen.name, chosen.missing(device), tuple(ranked[:top_k]), tuple(rejected), bounds, fast,
+                  clock.perf_counter() - began)
+
+
+def _const(value: int) -> IntExpr:
+    from flashc.ir.intexpr import Const
+
+    return Const(value)
+
+
+def _choices(found: Space, solution: Solution, env: Mapping[str, Any]) -> list[Choice]:
+    traffic = traffic_bytes(found.placed)
+    return [
+        choice_at(found, point, env, solution.proof, traffic) for point in solution.best
+    ]
+
+
+def choice_at(found: Space, tiles: Mapping[str, int], env: Mapping[str, Any], proof: str, traffic: IntExpr) -> Choice:
+    """Every number of one tiling, evaluated exactly."""
+    here = {**env, **dict(found.placed.fixed), **tiles}
+    units: dict[str, int] = {}
+    for kernel in found.time.kernels:
+        for name, expr in kernel.units:
+            units[name] = units.get(name, 0) + expr.evaluate(here)
+    return Choice(
+        schedule=found.placed.schedule, tiles=dict(tiles), placed=found.placed, picoseconds=found.time.total.evaluate(here),
+        checks=explain(found.problem, tiles), units=units, traffic_bytes=traffic.evaluate(here), proof=proof,
+    )
+
+
+def _nothing_fits(workload: Workload, device: Device, rejected: Sequence[Rejection]) -> str:
+    lines = [f"{workload.source}: no tile sizes of any schedule meet the limits of {device.name}"]
+    for item in rejected:
+        lines.append(f"  {item.schedule}:")
+        lines += [f"    {line}" for line in str(item.conflict).splitlines()]
+    return "\n".join(lines)
+
+
+def spill_cut(choice: Choice, number: int) -> Condition:
+    """The condition that excludes a spilling tiling and every one at least as large with at most as many warps.
+
+    Register pressure grows with each tile and falls with the number of threads.
+    """
+    from flashc.autotune import AnyOf
+
+    escapes: list[Constraint] = []
+    for tile, value in choice.tiles.items():
+        if tile == "warps":
+            escapes.append(Constraint(f"spill{number}.{tile}", _const(value + 1), "<=", Sym(tile)))
+        elif tile != "stages":
+            escapes.append(Constraint(f"spill{number}.{tile}", Sym(tile), "<=", _const(value - 1)))
+    return AnyOf(f"spill{number}", tuple(escapes), "the compiler spilled here: smaller tiles or more warps")
+
+
+def as_json(tuning: Tuning) -> dict[str, Any]:
+    """The answer as versioned JSON (docs/schema/tune.schema.json)."""
+    return {
+        "schema": "flashc.tune/1",
+        "workload": {"op": tuning.workload.op, "source": tuning.workload.source, "spec": _plain(tuning.workload.spec)},
+        "device": {"name": tuning.device.name, "hash": tuning.device.hash, "arch": tuning.device.arch},
+        "backend": tuning.backend,
+        "missing": tuning.missing,
+        "choices": [_choice_json(c) for c in tuning.ranked],
+        "rejected": [{"schedule": r.schedule, "conflict": [str(m.check) for m in r.conflict.members]} for r in tuning.rejected],
+        "bounds": [dataclasses.asdict(b) for b in tuning.bounds],
+        "fast_memory_bytes": tuning.fast_bytes,
+        "defaults": [{"field": d.field, "value": d.value, "reason": d.reason} for d in tuning.device.defaults],
+        "seconds": round(tuning.seconds, 4),
+    }
+
+
+def _choice_json(choice: Choice) -> dict[str, Any]:
+    return {
+        "schedule": choice.schedule, "tiles": dict(choice.tiles), "predicted_seconds": choice.picoseconds * 1e-12,
+        "bound_by": choice.bound_by, "units_seconds": {k: v * 1e-12 for k, v in choice.units.items()},
+        "traffic_bytes": choice.traffic_bytes, "proof": choice.proof,
+        "checks": [{"name": c.name, "needs": c.needs, "limit": c.limit, "op": c.op, "unit": c.unit} for c in choice.checks],
+    }
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return value if isinstance(value, str | int | float | bool | type(None)) else str(value)
