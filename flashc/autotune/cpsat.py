@@ -25,6 +25,8 @@ SMALL_TABLE = 1 << 10
 LARGE_TABLE = 1 << 17
 """Most rows of a table, where another form exists and where none does."""
 PACK_LIMIT = 2**40
+NO_TIME_LIMIT = 1e6
+TIMED_OUT = "the time limit ended CP-SAT before an answer; raise it or narrow the domains"
 
 
 class Term(NamedTuple):
@@ -190,7 +192,10 @@ def _cp_domain(domain: Domain) -> cp_model.Domain:
 
 def satisfiable(problem: Problem, domains: dict[str, Domain], deadline: float) -> bool:
     """Whether any point satisfies every condition. Raises SolverLimitError at the deadline."""
-    return _minimise(Encoder(problem, domains), None, deadline)[0] is not None
+    point, proven = _minimise(Encoder(problem, domains), None, deadline)
+    if point is None and not proven:
+        raise SolverLimitError(TIMED_OUT)
+    return point is not None
 
 
 def best(
@@ -205,6 +210,8 @@ def best(
         point, proven = _next_best(problem, domains, found, deadline)
         if point is not None:
             found.append(point)
+        if not proven and not found:
+            raise SolverLimitError(TIMED_OUT)
         if point is None or not proven:
             return found, proven
     return found, True
@@ -213,18 +220,22 @@ def best(
 def _next_best(
     problem: Problem, domains: dict[str, Domain], excluded: list[Assignment], deadline: float
 ) -> tuple[Assignment | None, bool]:
-    """The best point that is not excluded: the objective is minimised, then held while ties are broken."""
+    """The best point that is not excluded, and whether it is proven.
+
+    The objective is minimised first, and held at its least value while ties are broken.
+    """
     encoder = Encoder(problem, domains)
     if excluded:
         rows = [tuple(point[name] for name in domains) for point in excluded]
         encoder.model.add_forbidden_assignments(list(encoder.variables.values()), rows)
     goals = [encoder.term(problem.objective).value] if problem.objective is not None else []
-    point: Assignment | None = None
+    best_so_far: Assignment | None = None
     for goal in goals + _packed_ranking(encoder):
         point, proven = _minimise(encoder, goal, deadline)
         if point is None or not proven:
-            return point, proven
-    return point, True
+            return point or best_so_far, proven
+        best_so_far = point
+    return best_so_far, True
 
 
 def _packed_ranking(encoder: Encoder) -> list[Any]:
@@ -245,8 +256,11 @@ def _packed_ranking(encoder: Encoder) -> list[Any]:
 def _minimise(encoder: Encoder, goal: Any, deadline: float) -> tuple[Assignment | None, bool]:
     """The point of least ``goal``, which is then held at that value, and whether it is proven.
 
-    None if there is no point. Raises SolverLimitError when the time ran out before any point was found.
+    No point and True: there is none. No point and False: the time ran out before any was found.
     """
+    remaining = deadline - time.monotonic()
+    if remaining <= 0:
+        return None, False
     model = encoder.model
     free = goal is None or isinstance(goal, int)
     if not free:
@@ -254,14 +268,14 @@ def _minimise(encoder: Encoder, goal: Any, deadline: float) -> tuple[Assignment 
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = 1
     solver.parameters.random_seed = 0
-    solver.parameters.max_time_in_seconds = max(0.001, min(deadline - time.monotonic(), 1e6))
+    solver.parameters.max_time_in_seconds = min(remaining, NO_TIME_LIMIT)
     status = solver.solve(model)
     if status == cp_model.INFEASIBLE:
         return None, True
     if status == cp_model.MODEL_INVALID:
         raise ConstraintError(f"CP-SAT refuses the model: {model.validate()}")
     if status == cp_model.UNKNOWN:
-        raise SolverLimitError("the time limit ended CP-SAT before an answer; raise it or narrow the domains")
+        return None, False
     if not free:
         model.add(goal <= solver.value(goal))
     model.clear_hints()

@@ -15,7 +15,7 @@ Engine = Literal["auto", "enumerate", "cpsat"]
 ENGINES = ("auto", "enumerate", "cpsat")
 SMALL_SPACE = 2e7
 """Points up to which enumeration is the choice."""
-TRIAL_ROWS = 2_000_000
+TRIAL_ROWS = 200_000
 """Rows spent on a larger space, whose conditions may leave few of them, before CP-SAT takes over."""
 NO_LIMIT = 1 << 62
 
@@ -59,6 +59,11 @@ def satisfiable(problem: Problem, deadline: float) -> bool:
         except BudgetError:
             pass  # too many rows: CP-SAT decides below
     return cpsat.satisfiable(problem, domains, deadline)
+
+
+def refuted(problem: Problem) -> bool:
+    """Whether propagation alone shows that there is no solution; quick, and False promises nothing."""
+    return _domains(problem) is None
 
 
 def _domains(problem: Problem) -> dict[str, Domain] | None:

@@ -29,7 +29,6 @@ from flashc.ir.intexpr import RESERVED, Const, IntExpr, Mod, Sym
 from flashc.ir.intparse import Reader, Token
 
 RELATIONS = ("<=", ">=", "<", ">", "==", "!=")
-MAX_NESTING = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,7 @@ def parse_problem(
     ``objective`` is an expression to minimise. Raises ConstraintError with line, column and what is allowed.
     """
     known = dict(given or {})
-    variables, conditions = _Language(text).problem()
+    variables, conditions = _Language(text, ConstraintError).problem()
     for variable in variables:
         if variable.name in known and not variable.allows(known[variable.name]):
             raise ConstraintError(
@@ -86,17 +85,13 @@ def parse_constraints(text: str) -> tuple[Condition, ...]:
 
     Raises ConstraintError with line, column and what is allowed; declarations (``x in ...``) are refused.
     """
-    variables, conditions = _Language(text).problem()
+    variables, conditions = _Language(text, ConstraintError).problem()
     if variables:
         raise ConstraintError(f"{variables[0].name!r} is declared in text that may hold conditions only")
     return conditions
 
 
 class _Language(Reader):
-    def __init__(self, text: str) -> None:
-        super().__init__(text, ConstraintError)
-        self.nesting = 0
-
     def problem(self) -> tuple[list[Variable], tuple[Condition, ...]]:
         variables: list[Variable] = []
         conditions: list[Condition] = []
@@ -153,16 +148,12 @@ class _Language(Reader):
             raise (failure if reached > self.position else error) from None
 
     def group(self) -> Condition:
-        self.nesting += 1
-        if self.nesting > MAX_NESTING:
-            raise self.complaint(self.token.at, f"brackets nest deeper than {MAX_NESTING}")
         start = self.token.at
         self.expect("(")
         parts = [_as_condition(self.statement())]
         while self.accept(";"):
             parts.append(_as_condition(self.statement()))
         self.expect(")")
-        self.nesting -= 1
         name = _one_line(self.text[start : self._end_of_last_token()])
         return AllOf(name, tuple(parts)) if len(parts) > 1 else parts[0]
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flashc.errors import ConstraintError
-from flashc.ir.intexpr import Const, IntExpr, IntLike, check_name, imax, imin
+from flashc.ir.intexpr import Const, IntExpr, IntLike, Mod, check_name, imax, imin
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -49,10 +49,6 @@ class Variable:
         ends = (self.domain.lo, self.domain.hi) if isinstance(self.domain, Interval) else self.domain
         if max(map(abs, ends)) > LARGEST:
             raise ConstraintError(f"variable {self.name}: values must be within +-2^40; use a coarser unit")
-
-    @property
-    def lowest(self) -> int:
-        return self.domain.lo if isinstance(self.domain, Interval) else min(self.domain)
 
     def allows(self, value: int) -> bool:
         if isinstance(self.domain, Interval):
@@ -114,7 +110,7 @@ class Constraint:
 
     def __str__(self) -> str:
         if self.op == "%==0":
-            return f"({self.left}) % ({self.right}) == 0"
+            return f"{Mod(self.left, self.right)} == 0"
         return f"{self.left} {self.op} {self.right}"
 
 

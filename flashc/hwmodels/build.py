@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
 
 from flashc.hwmodels.model import Default, Device, Level, MatrixUnit, Occupancy, Source, VectorUnit
-from flashc.hwmodels.schema import OCCUPANCY
 
 Document = Mapping[str, Any]
 
@@ -22,12 +22,13 @@ class _Reader:
         self.defaults: list[Default] = []
 
     def value(self, node: Mapping[str, Any], path: str) -> Any:
+        value = tuple(node["v"]) if isinstance(node["v"], list) else node["v"]
         entry = self._table[node["src"]]
         source = Source(node["src"], entry["tier"], entry["text"], node.get("how", ""))
         self.sources[path] = source
         if source.tier == "default":
-            self.defaults.append(Default(path, node["v"], source.how))
-        return node["v"]
+            self.defaults.append(Default(path, value, source.how))
+        return value
 
     def optional(self, parent: Mapping[str, Any], key: str, path: str) -> Any:
         return self.value(parent[key], f"{path}.{key}" if path else key) if key in parent else None
@@ -36,7 +37,7 @@ class _Reader:
 def device_from_document(name: str, document: Document, table: Mapping[str, Mapping[str, Any]]) -> Device:
     """Build a device from a complete document; ``table`` maps source ids to {tier, text}."""
     reader = _Reader({**table, **document.get("sources", {})})
-    cores, clock = reader.optional(document, "cores", ""), reader.optional(document, "clock_ghz", "")
+    cores, clock = reader.value(document["cores"], "cores"), reader.value(document["clock_ghz"], "clock_ghz")
     return Device(
         name=name,
         title=document["title"],
@@ -47,11 +48,11 @@ def device_from_document(name: str, document: Document, table: Mapping[str, Mapp
         product_names=tuple(document.get("product_names", ())),
         cores=cores,
         clock_ghz=clock,
-        launch_overhead_us=reader.optional(document, "launch_overhead_us", ""),
-        grid_limit=tuple(reader.optional(document, "grid_limit", "") or ()),
-        exp_per_clk_per_core=reader.optional(document, "exp_per_clk_per_core", ""),
-        matmul_efficiency=reader.optional(document, "matmul_efficiency", ""),
-        memory_efficiency=reader.optional(document, "memory_efficiency", ""),
+        launch_overhead_us=reader.value(document["launch_overhead_us"], "launch_overhead_us"),
+        grid_limit=reader.optional(document, "grid_limit", "") or (),
+        exp_per_clk_per_core=reader.value(document["exp_per_clk_per_core"], "exp_per_clk_per_core"),
+        matmul_efficiency=reader.value(document["matmul_efficiency"], "matmul_efficiency"),
+        memory_efficiency=reader.value(document["memory_efficiency"], "memory_efficiency"),
         levels=tuple(_level(reader, key, node, cores) for key, node in document["levels"].items()),
         matrix_units=tuple(
             _matrix_unit(reader, key, node) for key, node in document.get("matrix_units", {}).items()
@@ -62,9 +63,7 @@ def device_from_document(name: str, document: Document, table: Mapping[str, Mapp
         targets={backend: tuple(target) for backend, target in document.get("targets", {}).items()},
         missing_artefacts=document.get("missing_artefacts"),
         unusable=document.get("unusable"),
-        facts={
-            key: _fact(reader.value(node, f"facts.{key}")) for key, node in document.get("facts", {}).items()
-        },
+        facts={key: reader.value(node, f"facts.{key}") for key, node in document.get("facts", {}).items()},
         sources=reader.sources,
         defaults=tuple(reader.defaults),
         hash=_content_hash(name, document),
@@ -117,11 +116,8 @@ def _vector(reader: _Reader, node: Document, cores: int, clock_ghz: float) -> Ve
 def _occupancy(reader: _Reader, node: Document | None) -> Occupancy | None:
     if node is None:
         return None
-    return Occupancy(**{name: reader.value(node[name], f"occupancy.{name}") for name in OCCUPANCY})
-
-
-def _fact(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    names = [field.name for field in dataclasses.fields(Occupancy)]
+    return Occupancy(**{name: reader.value(node[name], f"occupancy.{name}") for name in names})
 
 
 def _content_hash(name: str, document: Document) -> str:

@@ -33,7 +33,7 @@ class Default:
     """A value that no source gives: output that leaned on it prints it with its reason."""
 
     field: str
-    value: float
+    value: FactValue
     reason: str
 
 

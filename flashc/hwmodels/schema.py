@@ -7,14 +7,17 @@ which is what :func:`check_device` validates.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
 from flashc.errors import DeviceModelError
+from flashc.hwmodels.model import Occupancy
 
 Json = dict[str, Any]
 PathParts = tuple[str | int, ...]
@@ -91,20 +94,11 @@ def _vector(complete: bool) -> Json:
     return _object(properties, ("width_bits", "peak_tflops"), complete)
 
 
-OCCUPANCY = (
-    "threads_per_warp",
-    "max_threads_per_block",
-    "max_threads_per_sm",
-    "max_blocks_per_sm",
-    "regs_per_sm",
-    "regs_per_thread_max",
-    "reg_alloc_unit_per_warp",
-    "sub_partitions_per_sm",
-    "smem_per_sm",
-    "smem_per_block_max",
-    "smem_reserved_per_block",
-    "smem_granularity",
-)
+def _occupancy(complete: bool) -> Json:
+    names = [field.name for field in dataclasses.fields(Occupancy)]
+    return _object(dict.fromkeys(names, _BYTES), names, complete)
+
+
 _REQUIRED = (
     "title",
     "vendor",
@@ -154,7 +148,7 @@ def device_schema(*, complete: bool) -> Json:
         "levels": _levels(complete),
         "matrix_units": _matrix_units(complete),
         "vector": _vector(complete),
-        "occupancy": _object(dict.fromkeys(OCCUPANCY, _BYTES), OCCUPANCY, complete),
+        "occupancy": _occupancy(complete),
         "features": {"type": "array", "items": _TEXT},
         "targets": {"type": "object", "additionalProperties": target},
         "missing_artefacts": _NULLABLE_TEXT,
@@ -174,33 +168,65 @@ def check_device(document: Mapping[str, Any], known_sources: set[str], path: Pat
 
     ``text`` is the user's own file, in which keys are located; a missing key is located at its parent.
     """
-    from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import relevance
-
     lines = _key_lines(text, path)
-    failures = sorted(Draft202012Validator(device_schema(complete=True)).iter_errors(document), key=relevance)
+
+    def refuse(where: PathParts, reason: str) -> NoReturn:
+        raise DeviceModelError(f"{path}:{_line_of(lines, where)}: {_dotted(where)}: {reason}")
+
+    failures = list(_validator().iter_errors(document))
     if failures:
-        failure = failures[-1]
-        where = tuple(failure.absolute_path)
-        raise DeviceModelError(f"{path}:{_line_of(lines, where)}: {_dotted(where)}: {_explain(failure)}")
+        refuse(*_explain(min(failures, key=_rank)))
     for where, source in _source_names(document, ()):
         if source not in known_sources:
-            raise DeviceModelError(
-                f"{path}:{_line_of(lines, where)}: {_dotted(where)}: source {source!r} is not in the table "
-                f"`sources:` of this file, nor one of flashc's own; add it with its tier and text"
-            )
+            fix = "add it to the table `sources:` of this file with its tier and text"
+            refuse(where, f"unknown source {source!r}; {fix}")
+    if not document.get("unusable"):
+        for where in _missing(document):
+            refuse(where, "missing, and needed to compute tiles; give it, or say why not in `unusable:`")
 
 
-def _explain(failure: Any) -> str:
-    if failure.validator == "additionalProperties" and isinstance(failure.schema.get("properties"), dict):
+def _validator() -> Any:
+    from jsonschema import Draft202012Validator, validators
+
+    types = Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer)
+    extend: Any = validators.extend  # typed by some releases of its stubs only
+    return extend(Draft202012Validator, type_checker=types)(device_schema(complete=True))
+
+
+def _is_integer(_: object, value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)  # 132.0 is none
+
+
+def _rank(failure: Any) -> tuple[bool, int]:
+    """Unknown keys first, for a misspelt key is also a missing one; then the deepest mistake."""
+    return failure.validator != "additionalProperties", -len(failure.absolute_path)
+
+
+def _explain(failure: Any) -> tuple[PathParts, str]:
+    """Where the mistake is and what to do about it."""
+    where = tuple(failure.absolute_path)
+    if failure.validator == "additionalProperties":
         allowed = list(failure.schema["properties"])
-        unknown = [key for key in failure.instance if key not in allowed]
-        close = difflib.get_close_matches(str(unknown[0]), allowed, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        return f"unknown key {', '.join(map(repr, unknown))}{hint} (allowed: {', '.join(allowed)})"
-    if failure.validator == "type" and failure.validator_value == "object":
-        return f"{failure.instance!r} has no source: write {{v: {failure.instance!r}, src: ID}}"
-    return str(failure.message)
+        unknown = next(str(key) for key in failure.instance if key not in allowed)
+        close = difflib.get_close_matches(unknown, allowed, n=1)
+        fix = f"did you mean {close[0]!r}? " if close else ""
+        return (*where, unknown), f"unknown key; {fix}Allowed: {', '.join(allowed)}"
+    if failure.validator == "type" and "v" in failure.schema.get("properties", {}):
+        value = failure.instance
+        return where, f"{value!r} has no source; write {{v: {value!r}, src: ID}}"
+    return where, str(failure.message)
+
+
+def _missing(document: Mapping[str, Any]) -> Iterator[PathParts]:
+    """What the solver needs beyond the schema's required keys."""
+    outermost, *inner = document["levels"]
+    if "bandwidth_gbs" not in document["levels"][outermost]:
+        yield "levels", outermost, "bandwidth_gbs"
+    for name in inner:
+        if "capacity_bytes" not in document["levels"][name]:
+            yield "levels", name, "capacity_bytes"
+    if document["kind"] == "gpu" and "occupancy" not in document:
+        yield ("occupancy",)
 
 
 def _source_names(node: Any, where: PathParts) -> Iterator[tuple[PathParts, str]]:
@@ -241,3 +267,7 @@ def _line_of(lines: Mapping[PathParts, int], where: PathParts) -> int:
 
 def _dotted(where: PathParts) -> str:
     return ".".join(map(str, where)) or "the device"
+
+
+if __name__ == "__main__":
+    print(json.dumps(device_schema(complete=False), indent=2))

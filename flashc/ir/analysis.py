@@ -247,8 +247,9 @@ def live_points(body: Sequence[Stmt], after: frozenset[str] = frozenset()) -> It
             carried = {c.value.name for c in stmt.carry} if isinstance(stmt, Seq) else set()
             replaced = {c.next: c.value.name for c in stmt.carry} if isinstance(stmt, Seq) else {}
             inside = frozenset(replaced) | {d for d in defined if d in uses(stmt)}
+            rings = _rings(stmt)
             for point in live_points(stmt.body, inside):
-                yield frozenset({replaced.get(p, p) for p in point} | before | carried)
+                yield frozenset({replaced.get(p, p) for p in point} | before | carried | rings)
             defined |= carried
         elif out is not None:
             held = {out.name} | {d for d in before if d in later}
@@ -258,6 +259,13 @@ def live_points(body: Sequence[Stmt], after: frozenset[str] = frozenset()) -> It
             yield frozenset(before)
             defined.add(out.name)
     yield frozenset(defined & after)
+
+
+def _rings(stmt: Par | Seq) -> set[str]:
+    """Streamed values of a pipelined loop: while one iteration uses them the next ones' are on their way."""
+    if isinstance(stmt, Par) or stmt.stages == Const(1):
+        return set()
+    return {s.out.name for s in stmt.body if isinstance(s, Load | Copy)}
 
 
 def _in_place(stmt: Stmt) -> set[str]:

@@ -167,7 +167,8 @@ class Quotient(IntExpr):
         return (self.num, self.den)
 
     def infix(self, sign: str) -> str:
-        return f"{_bracketed(self.num, Add, Quotient)} {sign} {_bracketed(self.den, Add, Mul, Quotient)}"
+        num, den = _bracketed(self.num, Add, Quotient), _bracketed(self.den, Add, Mul, Quotient)
+        return f"({num}) {sign} {den}" if num.startswith("-") else f"{num} {sign} {den}"
 
 
 class Add(Nary):
@@ -188,10 +189,13 @@ class Mul(Nary):
         return ops.mul([arg.value_in(ops) for arg in self.args])
 
     def __str__(self) -> str:
-        minus = self.args[0] == Const(-1) and len(self.args) > 1
-        factors = self.args[1:] if minus else self.args
-        product = " * ".join(_bracketed(arg, Add, Mul, Quotient) for arg in factors)
-        return f"-{product}" if minus else product
+        first, rest = self.args[0], self.args[1:]
+        if not (isinstance(first, Const) and rest):
+            return " * ".join(_bracketed(arg, Add, Mul, Quotient) for arg in self.args)
+        product = " * ".join(_bracketed(arg, Add, Mul, Quotient) for arg in rest)
+        if isinstance(rest[0], Add) and len(rest) > 1:
+            product = f"({product})"  # read from the left, the constant would be distributed over the sum
+        return f"-{product}" if first == Const(-1) else f"{first} * {product}"
 
 
 class FloorDiv(Quotient):

@@ -2,7 +2,7 @@
 
     expression := product (("+" | "-") product)*
     product    := unary (("*" | "//" | "%") unary)*
-    unary      := "-" unary | power
+    unary      := "-"* power
     power      := atom ("^" integer)?
     atom       := integer | name | name "[" expression ("," expression)* "]" | "(" expression ")"
                 | ("min" | "max") "(" expression ("," expression)* ")"
@@ -26,6 +26,8 @@ TOKEN = re.compile(
     re.ASCII,
 )
 MAX_POWER = 64
+MAX_NESTING = 64
+"""Deepest brackets: the reader calls itself once per bracket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class Reader:
         self.error = error
         self.tokens = list(self._scan())
         self.position = 0
+        self._check_nesting()
 
     def _scan(self) -> list[Token]:
         tokens = []
@@ -63,6 +66,13 @@ class Reader:
                 tokens.append(Token(str(match.lastgroup), match.group(), at))
             at = match.end()
         return [*tokens, Token("end", "end of text", len(self.text))]
+
+    def _check_nesting(self) -> None:
+        depth = 0
+        for token in self.tokens:
+            depth += (token.text in ("(", "[")) - (token.text in (")", "]"))
+            if depth > MAX_NESTING:
+                raise self.complaint(token.at, f"brackets nest deeper than {MAX_NESTING}")
 
     def complaint(self, at: int, what: str) -> FlashcError:
         """An error that names line and column of ``at`` and shows the line with a caret."""
@@ -110,7 +120,11 @@ class Reader:
         return value
 
     def unary(self) -> IntExpr:
-        return -self.unary() if self.accept("-") else self.power()
+        negative = False
+        while self.accept("-"):
+            negative = not negative
+        value = self.power()
+        return -value if negative else value
 
     def power(self) -> IntExpr:
         base = self.atom()

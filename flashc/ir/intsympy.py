@@ -6,13 +6,13 @@ from typing import Any
 
 import sympy
 
-from flashc.ir.intexpr import Add, CeilDiv, Const, FloorDiv, IntExpr, Item, Max, Min, Mod, Mul, Sum, Sym
+from flashc.ir.intexpr import Add, CeilDiv, FloorDiv, IntExpr, Item, Max, Min, Mod, Mul, Sum, Sym
 
 
 def to_sympy(expr: IntExpr) -> Any:
     """The same expression in sympy. Symbols become non-negative integers, sums stay ``sympy.Sum``."""
-    if isinstance(expr, Const):
-        return sympy.Integer(expr.value)
+    if not expr.symbols() and not expr.tables():
+        return sympy.Integer(expr.evaluate({}))  # sympy's Min and Max refuse a sum that is a number
     if isinstance(expr, Sym):
         return sympy.Symbol(expr.name, integer=True, nonnegative=True)
     if isinstance(expr, Item):

@@ -63,6 +63,10 @@ class Cursor(Reader):
     def unexpected(self, expected: str) -> FlashcError:
         return self.complaint(self.token.at, f"expected {expected}, found {self.token.text!r}")
 
+    def second(self) -> str:
+        """The text of the token after the next one; empty at the end."""
+        return "".join(token.text for token in self.tokens[self.position + 1 : self.position + 2])
+
     def name(self, what: str) -> str:
         if self.token.kind != "name":
             raise self.unexpected(what)

@@ -230,7 +230,7 @@ def _atom(read: Cursor) -> Atom:
 
 
 def _par(read: Cursor) -> Par:
-    loops = () if read.token.kind == "end" else read.listed(partial(_loop, read))
+    loops = read.listed(partial(_loop, read)) if read.second() == ":" else ()
     order: Order = read.one_of(get_args(Order)) if read.accept("order") else "natural"
     read.finish("@MAP, order")
     return Par(loops, _block(read.line.inner), order)

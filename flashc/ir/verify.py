@@ -158,12 +158,12 @@ class _Statements(Values):
 
     def load(self, load: Load, scope: Scope) -> None:
         tensor = self.read(load.access.tensor)
+        self.define(load.out, scope)
         axes = self.access(load.access, scope)
         if set(axes) != set(load.out.axes):
             self.fail(f"the index takes tiles of {listed(axes)}", "give the value these axes")
         if load.out.dtype != tensor.dtype:
             self.fail(f"{tensor.name} holds {tensor.dtype}", "load that; a copy or map converts")
-        self.define(load.out, scope)
 
     def store(self, store: Store, scope: Scope) -> None:
         tensor = self.tensor(store.access.tensor)

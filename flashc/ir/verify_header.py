@@ -12,6 +12,12 @@ from flashc.ir.nodes import Program
 
 WORDS = RESERVED | {"true", "false", "inf", "and", "or", "not"}
 """Names with a meaning of their own in expressions."""
+LEGAL = f"use letters, digits and _; none of {', '.join(sorted(WORDS))}"
+
+
+def readable(name: str) -> bool:
+    """Whether the text of an expression can carry the name."""
+    return NAME.fullmatch(name) is not None and name not in WORDS
 
 
 def verify_header(program: Program) -> None:
@@ -35,6 +41,9 @@ def _names(program: Program) -> None:
     params = [p.name for p in program.params]
     tables = [t.name for t in program.tensors if t.dtype.kind == "int"]
     numbers = [*program.sizes, *program.tiles]
+    for name in (*numbers, *axes, *params, *(t.name for t in program.tensors)):
+        if not readable(name):
+            _fail(program, f"{name!r} is no name", LEGAL)
     _distinct(program, "sizes, tiles and axes", [*numbers, *axes])
     _distinct(program, "sizes, tiles, params and integer tensors", [*numbers, *params, *tables])
     _distinct(program, "tensors", [t.name for t in program.tensors])
@@ -46,9 +55,6 @@ def _distinct(program: Program, what: str, names: Iterable[str]) -> None:
     for name, count in Counter(names).items():
         if count > 1:
             _fail(program, f"{name} occurs {count} times among {what}", "rename all but one")
-        if NAME.fullmatch(name) is None or name in WORDS:
-            words = ", ".join(sorted(WORDS))
-            _fail(program, f"{name!r} among {what} is no name", f"use letters, digits and _; none of {words}")
 
 
 def _sized(program: Program, what: str, extent: IntExpr) -> None:

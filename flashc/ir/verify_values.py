@@ -12,6 +12,7 @@ from flashc.ir.nodes import Access, Kernel, Loop, Program, Seq
 from flashc.ir.printer import print_value
 from flashc.ir.scalar import Coord, Fetch, InDomain, Ref, Scalar, kind_of, walk
 from flashc.ir.types import Tensor, Value
+from flashc.ir.verify_header import LEGAL, readable
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,8 @@ class Values:
 
     def define(self, value: Value, scope: Scope) -> None:
         name = value.name
+        if not readable(name):
+            self.fail(f"{name!r} is no name", LEGAL)
         if name in scope.values or name in scope.cut:
             self.fail(f"{name} is defined before", "rename one of them")
         if name in self.scalars:

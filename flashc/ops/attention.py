@@ -317,14 +317,16 @@ def standard_slopes(heads: int) -> list[float]:
     return slopes + extra
 
 
+def defaults(spec: AttentionSpec) -> dict[str, Any]:
+    """The lengths and offsets written in the workload, and the standard ALiBi slopes."""
+    return {**tables(spec), **({"alibi_slopes": standard_slopes(spec.heads_q)} if spec.alibi else {})}
+
+
 def examples(spec: AttentionSpec, rng: Any) -> dict[str, Any]:
-    """Inputs that are not plain normal values: a mask that keeps about 3 in 4, the standard slopes."""
-    found: dict[str, Any] = {}
-    if spec.mask_shape is not None:
-        found["mask"] = rng.random((1,) * (4 - len(spec.mask_shape)) + tuple(spec.mask_shape)) < 0.75
-    if spec.alibi:
-        found["alibi_slopes"] = standard_slopes(spec.heads_q)
-    return found
+    """A mask that keeps about 3 pairs in 4."""
+    if spec.mask_shape is None:
+        return {}
+    return {"mask": rng.random((1,) * (4 - len(spec.mask_shape)) + tuple(spec.mask_shape)) < 0.75}
 
 
 def reduced(spec: AttentionSpec) -> AttentionSpec:
@@ -348,5 +350,6 @@ def reduced(spec: AttentionSpec) -> AttentionSpec:
 OPERATOR = Operator(
     name="attention", schema=SCHEMA, parse=parse, algorithm=algorithm,
     schedules=lambda spec: (q_stationary(spec), tile_fused(spec), stored_scores(spec)),
-    sizes=sizes, params=params, tables=tables, examples=examples, reduced=reduced,
+    sizes=sizes, params=params, tables=tables, defaults=defaults, examples=examples,
+    reduced=reduced, derive=lambda found: {"G": found["Hq"] // max(found["Hkv"], 1)},
 )

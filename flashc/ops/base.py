@@ -20,7 +20,9 @@ class Operator:
     sizes      values of the programs' integer symbols for this spec
     tables     run-time integer tables known from the spec (lengths, offsets), by tensor name
     params     values of the float parameters
-    examples   random inputs by tensor name: ``(spec, numpy Generator) -> {tensor: array}``; defaults to normal values
+    defaults   inputs a call may leave out, by tensor name (the spec's own lengths, standard slopes)
+    derive     integer symbols that follow from others, given those read off the arguments' shapes
+    examples   random inputs that are not plain normal values: ``(spec, numpy Generator) -> {tensor: array}``
     reduced    a smaller spec of the same features for slow interpreters, covering two tiles and a tail
     """
 
@@ -32,5 +34,7 @@ class Operator:
     sizes: Callable[[Any], dict[str, int]]
     params: Callable[[Any], dict[str, float]]
     tables: Callable[[Any], dict[str, Sequence[int]]] = lambda _spec: {}
+    defaults: Callable[[Any], dict[str, Any]] = lambda _spec: {}
+    derive: Callable[[Mapping[str, int]], dict[str, int]] = lambda _sizes: {}
     reduced: Callable[[Any], Any] = lambda spec: spec
-    examples: Callable[[Any, Any], dict[str, Any]] | None = None
+    examples: Callable[[Any, Any], dict[str, Any]] = lambda _spec, _rng: {}

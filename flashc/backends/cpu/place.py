@@ -86,7 +86,7 @@ class _Placement:
 
     def _unit(self, dot: Dot) -> str:
         types = {self._value(n).dtype.name for n in (dot.a, dot.b)}
-        return PAIRED if types == {"bf16"} and self.device.vector.bf16_dot and len(dot.over) == 1 else ALWAYS_F32
+        return PAIRED if types == {"bf16"} and "avx512_bf16" in self.device.features else ALWAYS_F32
 
     def _value(self, name: str) -> Value:
         for site in sites(self.program, self.source):

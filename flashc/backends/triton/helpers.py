@@ -30,28 +30,22 @@ def tanh(x):
     return tl.where(tl.abs(x) < 0.625, near, tl.where(x < 0, -far, far))
 '''
 
-# The counts stay exact: the tile along the sum is at most 256, so |sum of signs| < 512 and all partial sums < 2^24.
 DOT_ZERO_SKIPS = '''
 @triton.jit
-def dot_zero_skips(a, b, init, precision: tl.constexpr):
+def dot_zero_skips(a, b, init):
     """init + a @ b where a weight of exactly 0 in a contributes nothing, whatever b holds.
 
-    If b holds NaN or infinities, they are taken out of the product and what they add is found from two counts per
-    element: of the hits, and of their signs.
+    Only if b holds NaN or infinities is the sum done row by row of b, with zeros skipped.
     """
-    finite = tl.abs(b) < float("inf")
-    if tl.min(finite.to(tl.int32)) == 1:
-        out = tl.dot(a, b, init, input_precision=precision)
+    if tl.max((tl.abs(b) < float("inf")).to(tl.int32) ^ 1) == 0:
+        out = tl.dot(a, b, init, input_precision="ieee")
     else:
-        sign = tl.where(a > 0, 1.0, tl.where(a < 0, -1.0, 0.0)).to(b.dtype)
-        infinite = tl.where(b == float("inf"), 1.0, tl.where(b == float("-inf"), -1.0, 0.0)).to(b.dtype)
-        hits = tl.dot(sign, infinite, input_precision=precision)
-        hits = tl.dot(tl.abs(sign), tl.where(finite, 0.0, 1024.0).to(b.dtype), hits, input_precision=precision)
-        count = tl.floor(hits / 1024.0 + 0.5)
-        net = hits - 1024.0 * count
-        extra = tl.where(net == count, float("inf"), tl.where(net == -count, float("-inf"), float("nan")))
-        out = tl.dot(a, tl.where(finite, b, 0.0), init, input_precision=precision)
-        out = tl.where(count > 0, out + extra, out)
+        out = init
+        n = tl.arange(0, b.shape[0])
+        for row in tl.range(0, b.shape[0], num_stages=1):
+            weight = tl.sum(tl.where(n[None, :] == row, a, 0.0).to(tl.float32), 1)[:, None]
+            value = tl.sum(tl.where(n[:, None] == row, b, 0.0).to(tl.float32), 0)[None, :]
+            out += tl.where(weight == 0.0, 0.0, weight * value)
     return out
 '''
 

@@ -159,8 +159,12 @@ def elementwise(expr: Scalar, leaf: Leaf, kinds: Mapping[str, str], helpers: set
 def _call(node: Call, args: list[Text], kinds: Mapping[str, str], helpers: set[str]) -> Text:
     if node.fn in ("floordiv", "mod"):
         return _division(node.fn, *args, all(_counts_up(a) for a in node.args), helpers)
-    if node.fn == "mul" and kind_of(node, kinds) == "int" and not isinstance(node.args[0], Lit):
+    if node.fn == "mul" and node.args[1] == Lit(-1):
+        return Text("-" + args[0].within(UNARY), UNARY)
+    if node.fn == "mul" and kind_of(node, kinds) == "int":
         args[0] = args[0].method("to(tl.int64)")
+    if node.fn == "add":
+        return _plus(*args)
     if node.fn in INFIX:
         return infix(node.fn, *args)
     match node.fn:

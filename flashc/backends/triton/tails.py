@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import reduce
 
 import numpy as np
 
-from flashc.ir.nodes import Load, Map, Stmt, outputs_of
-from flashc.ir.scalar import FUNCTIONS, Call, Coord, Fetch, InDomain, Lit, Ref, Scalar, refs, walk
+from flashc.ir.nodes import Load, Map, Seq, Stmt
+from flashc.ir.scalar import FUNCTIONS, Call, Coord, Fetch, InDomain, Lit, Ref, Scalar, walk
 
 Fills = Mapping[tuple[str, str], float | None]
 
@@ -63,25 +64,42 @@ def _above_minus_inf(expr: Scalar) -> bool:
     return False
 
 
-def chosen_by_position(name: str, body: Sequence[Stmt]) -> bool:
-    """True if a value computed in ``body`` depends on a ``where`` whose condition reads coordinates or tensors.
+def with_masks(expr: Scalar, ends: Mapping[str, frozenset[Scalar]]) -> Scalar:
+    """The expression with, for each axis, the conditions ``ends[axis]`` that together say "before the end" put in one.
 
-    Such a value can be exactly 0 at masked positions of any tile, FULL ones included.
+    They become ``InDomain(axis)``: the mask of the tile's valid coordinates, which is there anyway.
     """
-    made = {out.name: s for s in body if (out := outputs_of(s)) is not None}
-    pending, seen = [name], set()
-    while pending:
-        current = pending.pop()
-        if current in seen or not isinstance(stmt := made.get(current), Map):
-            continue
-        seen.add(current)
-        if any(_by_position(n) for n in walk(stmt.expr)):
+    if not isinstance(expr, Call):
+        return expr
+    if expr.fn not in ("and", "lt"):
+        return Call(expr.fn, tuple(with_masks(a, ends) for a in expr.args))
+    terms = _conjuncts(expr)
+    for axis, conditions in ends.items():
+        if conditions and conditions <= set(terms):
+            terms = [InDomain(axis), *(t for t in terms if t not in conditions)]
+    return reduce(lambda a, b: Call("and", (a, b)), terms)
+
+
+def _conjuncts(expr: Scalar) -> list[Scalar]:
+    if isinstance(expr, Call) and expr.fn == "and":
+        return [t for a in expr.args for t in _conjuncts(a)]
+    return [expr]
+
+
+def chosen_by_position(body: Sequence[Stmt], ends: Mapping[str, frozenset[Scalar]]) -> bool:
+    """True if a value of the body depends on coordinates or tensor elements, not only on the end of an axis.
+
+    Weights that are 0 because they lie beyond the end need no care: loads put zeros there.
+    """
+    for stmt in body:
+        if isinstance(stmt, Seq) and chosen_by_position(stmt.body, ends):
             return True
-        pending.extend(refs(stmt.expr))
+        if isinstance(stmt, Map) and any(_by_position(n) for n in walk(with_masks(stmt.expr, ends))):
+            return True
     return False
 
 
 def _by_position(node: Scalar) -> bool:
     if not isinstance(node, Call) or node.fn != "where":
         return False
-    return any(isinstance(n, Coord | Fetch | InDomain) for n in walk(node.args[0]))
+    return any(isinstance(n, Coord | Fetch) for n in walk(node.args[0]))

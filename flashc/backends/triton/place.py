@@ -1,0 +1,117 @@
+"""Place for Triton: which tiles are staged in shared memory, which unit does each dot, which tile sizes are legal.
+
+Triton's compiler chooses layouts, so values get a level only: loads that feed a dot are staged through shared memory
+("smem"), everything else lives in registers ("reg"). Sizes that are compile-time constants are put in as numbers, so
+that the padded tile of a head dimension is one. The number of warps of a program is the ``m`` of its dots' atoms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from flashc.errors import UnsupportedError
+from flashc.hwmodels.model import Device, MatrixUnit
+from flashc.ir.analysis import sites, values_of
+from flashc.ir.intexpr import Const, IntExpr, Sym
+from flashc.ir.nodes import Atom, Carry, Copy, Dot, Kernel, Load, Loop, Map, Par, Program, Reduce, Seq, Stmt
+from flashc.ir.rewrite import rewrite_body, rewrite_kernels, substitute_sizes
+from flashc.ir.types import Value
+
+VECTOR_UNIT = "fma_f32"
+SMALLEST, LARGEST = 16, 256
+WARPS = (1, 2, 4, 8, 16)
+DEEP, SHALLOW = (1, 2, 3, 4, 5), (1, 2)
+
+
+def place(program: Program, device: Device) -> Program:
+    """The program with a level for every value, an atom for every dot, and ``warps`` among its tile symbols."""
+    known = dict(program.fixed)
+    fixed = replace(
+        program, kernels=substitute_sizes(program.kernels, known), axes=substitute_sizes(program.axes, known),
+        tensors=substitute_sizes(program.tensors, known),
+    )
+    placed = rewrite_kernels(fixed, lambda k: _placed(fixed, k, device), stage="placed")
+    has_dots = any(isinstance(s.stmt, Dot) for k in placed.kernels for s in sites(placed, k))
+    return replace(placed, tiles=(*program.tiles, *(("warps",) if has_dots else ())))
+
+
+def _placed(program: Program, kernel: Kernel, device: Device) -> Kernel:
+    operands = {n for s in sites(program, kernel) if isinstance(s.stmt, Dot) for n in (s.stmt.a, s.stmt.b)}
+    types = {name: value.dtype.name for name, (value, _, _) in values_of(program, kernel).items()}
+
+    def rule(stmt: Stmt) -> tuple[Stmt, ...]:
+        match stmt:
+            case Load(out=out):
+                return (replace(stmt, out=replace(out, level="smem" if out.name in operands else "reg")),)
+            case Map(out=out) | Reduce(out=out) | Copy(out=out):
+                return (replace(stmt, out=_in_registers(out)),)
+            case Dot(out=out, a=a):
+                return (replace(stmt, out=_in_registers(out), atom=_atom(device, types[a])),)
+            case Seq(carry=carry):
+                return (replace(stmt, carry=tuple(Carry(_in_registers(c.value), c.init, c.next) for c in carry)),)
+        return (stmt,)
+
+    return replace(kernel, body=rewrite_body(kernel.body, rule))
+
+
+def _in_registers(value: Value) -> Value:
+    return replace(value, level="reg")
+
+
+def _atom(device: Device, dtype: str) -> Atom:
+    """The device's fastest matrix unit for the type that accumulates in f32, or else the vector units."""
+    unit = matrix_unit(device, dtype)
+    return Atom(unit.name if unit else VECTOR_UNIT, None, Sym("warps"), Const(1), unit.k if unit else 1)
+
+
+def matrix_unit(device: Device, dtype: str) -> MatrixUnit | None:
+    units = [u for u in device.matrix_units if (u.operand, u.accumulator) == (dtype, "f32")]
+    return max(units, key=lambda u: (u.peak_tflops, u.m * u.n * u.k), default=None)
+
+
+def padded(axis: str, extent: IntExpr) -> IntExpr:
+    """A tile as Triton executes it: a power of two, at least 16. Tile symbols only take such values."""
+    if not isinstance(extent, Const):
+        return extent
+    return Const(max(SMALLEST, 1 << (extent.value - 1).bit_length()))
+
+
+def domains(placed: Program, device: Device, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """Powers of two up to the one that covers the extent; pipelining as deep as the copy engines allow."""
+    found: dict[str, tuple[int, ...]] = {"warps": _warps(device), "stages": DEEP if _copies_async(device) else SHALLOW}
+    for loop in tiled_loops(placed):
+        extent = placed.axis(loop.axis).extent.evaluate(dict(sizes))
+        reach = max(SMALLEST, 1 << (extent - 1).bit_length()) if extent > 0 else SMALLEST
+        values = tuple(t for t in (16, 32, 64, 128, 256) if t <= min(reach, LARGEST))
+        known = found.get(str(loop.tile), values)
+        found[str(loop.tile)] = values if len(values) > len(known) else known
+    missing = [t for t in placed.tiles if t not in found]
+    if missing:
+        raise UnsupportedError(f"triton: tile symbol(s) {', '.join(missing)} of {placed.schedule} bind no loop")
+    return {t: found[t] for t in placed.tiles}
+
+
+def _warps(device: Device) -> tuple[int, ...]:
+    limits = device.occupancy
+    if limits is None:
+        return WARPS
+    return tuple(w for w in WARPS if w * limits.threads_per_warp <= limits.max_threads_per_block)
+
+
+def _copies_async(device: Device) -> bool:
+    """Whether loads can go to shared memory while the program computes (cp.async and its successors)."""
+    return device.vendor == "nvidia" and any(f in device.features for f in ("cp_async", "tma"))
+
+
+def tiled_loops(program: Program) -> list[Loop]:
+    """All loops whose tile is a symbol."""
+    found: list[Loop] = []
+    for kernel in program.kernels:
+        for site in sites(program, kernel):
+            match site.stmt:
+                case Par(loops=loops):
+                    found += [x for x in loops if isinstance(x.tile, Sym)]
+                case Seq(loop=loop) if isinstance(loop.tile, Sym):
+                    found.append(loop)
+    return found

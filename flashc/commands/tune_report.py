@@ -1,0 +1,213 @@
+"""What `flashc tune` says about a tuning, as blocks of text and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flashc.autotune import Check
+from flashc.backends.base import KernelResources
+from flashc.commands.levels import level_rows
+from flashc.commands.render import (
+    Block,
+    Lines,
+    Table,
+    capacity,
+    factor,
+    percent,
+    picoseconds,
+    tiles_text,
+    traffic,
+)
+from flashc.compiler.artefacts import Artefacts
+from flashc.compiler.leaning import leaned_on
+from flashc.compiler.neighbours import slower_by, tightest
+from flashc.compiler.tune import Choice, Tuning
+
+_SIGNS = {"<=": "at most", "==": "exactly", "!=": "other than", "%==0": "a multiple of"}
+
+
+def tuning_blocks(tuning: Tuning, *, every_default: bool = False) -> list[Block]:
+    """The best choice: tiles, limits, time, traffic and bounds, proof, defaults; then what was rejected."""
+    best = tuning.best
+    blocks: list[Block] = [
+        _headline(tuning),
+        _tiles(tuning, best),
+        _limits(best),
+        _time(best),
+        _traffic(tuning, best),
+    ]
+    blocks.append(Lines("proof", (best.proof,)))
+    blocks.append(_defaults(tuning, best, every_default))
+    if len(tuning.ranked) > 1:
+        blocks.append(ranking(tuning.ranked, best, f"best {len(tuning.ranked)}"))
+    blocks.append(_rejected(tuning))
+    return blocks
+
+
+def ranking(choices: Sequence[Choice], best: Choice, title: str) -> Table:
+    """Choices with their time, what makes each slower than ``best``, and the limit each comes nearest to."""
+    rows = tuple(
+        (c.schedule, tiles_text(c.tiles), picoseconds(c.picoseconds), *behind(c, best), nearest_limit(c))
+        for c in choices
+    )
+    columns = ("schedule", "tiles", "predicted", "behind", "because", "nearest limit")
+    return Table(title, columns, rows, frozenset({"predicted", "behind"}))
+
+
+def behind(choice: Choice, best: Choice) -> tuple[str, str]:
+    """How much slower than ``best`` in percent, and why."""
+    more = choice.picoseconds - best.picoseconds
+    if choice is best:
+        return "", ""
+    if more <= 0:
+        return "0 %", "same modelled time; larger tiles go first"
+    unit, time = slower_by(choice, best)
+    return f"+{percent(more / best.picoseconds)}", f"{unit} +{picoseconds(time)}"
+
+
+def nearest_limit(choice: Choice) -> str:
+    found = tightest(choice)
+    return (
+        ""
+        if found is None
+        else f"{found.name}: {_amount(found.needs, found)} of {_amount(found.limit, found)}"
+    )
+
+
+def artefact_blocks(made: Artefacts) -> list[Block]:
+    """Compiled resources beside predicted ones, tilings cut for spilling, files, and what is missing."""
+    return [_resources(made), _spilled(made), files_block(made), missing_block(made.missing)]
+
+
+def files_block(made: Artefacts) -> Lines:
+    width = max(map(len, made.files), default=0)
+    return Lines("written", tuple(f"{role:{width}}  {path}" for role, path in made.files.items()))
+
+
+def missing_block(missing: str | None) -> Lines:
+    if missing is None:
+        return Lines("", ())
+    return Lines("missing", (f"source and binary: {missing}",))
+
+
+def _headline(tuning: Tuning) -> Lines:
+    best, device = tuning.best, tuning.device
+    where = f"{device.name} ({device.title}), backend {tuning.backend}"
+    choice = f"{best.schedule} {tiles_text(best.tiles)}"
+    time = f"{picoseconds(best.picoseconds)} predicted, bound by {best.bound_by}"
+    return Lines(
+        f"{tuning.workload.op} {tuning.workload.source} on {where}",
+        (f"schedule   {choice}", f"time       {time}"),
+    )
+
+
+def _tiles(tuning: Tuning, choice: Choice) -> Table:
+    rows = level_rows(tuning, choice)
+    several = len({r.kernel for r in rows}) > 1
+    columns = ("kernel", "level", "of", "tile", "bytes")
+    text = tuple(
+        (r.kernel, r.level, r.what, r.tile, "" if r.bytes is None else capacity(r.bytes)) for r in rows
+    )
+    right = frozenset({"bytes"})
+    if several:
+        return Table("tiles", columns, text, right)
+    return Table("tiles", columns[1:], tuple(row[1:] for row in text), right)
+
+
+def _limits(choice: Choice) -> Table:
+    columns = ("constraint", "needs", "", "limit", "used")
+    return Table("limits", columns, tuple(map(_limit, choice.checks)), frozenset({"needs", "limit", "used"}))
+
+
+def _limit(check: Check) -> tuple[str, ...]:
+    used = percent(check.needs / check.limit) if check.op == "<=" and check.limit > 0 else ""
+    return check.name, _amount(check.needs, check), _SIGNS[check.op], _amount(check.limit, check), used
+
+
+def _amount(number: int, check: Check) -> str:
+    if check.unit == "B" and abs(number) >= 1 << 20:
+        return f"{number} B ({capacity(number)})"
+    return f"{number} {check.unit}".rstrip()
+
+
+def _time(choice: Choice) -> Table:
+    longest = max(choice.units.values(), default=0)
+    ordered = sorted(choice.units.items(), key=lambda u: -u[1])
+    rows = tuple(
+        (unit, picoseconds(time), percent(time / longest) if longest else "") for unit, time in ordered
+    )
+    note = f"{picoseconds(choice.picoseconds)} in all, with partly filled waves, steps and launches"
+    return Table(
+        "time by unit", ("unit", "busy", "of longest"), rows, frozenset({"busy", "of longest"}), note
+    )
+
+
+def _traffic(tuning: Tuning, choice: Choice) -> Table:
+    moved = choice.traffic_bytes
+    rows = tuple(
+        (b.name, traffic(b.bytes), factor(moved / b.bytes) if b.bytes else "-", b.assumptions)
+        for b in tuning.bounds
+    )
+    note = f"fast memory of the bounds: {capacity(tuning.fast_bytes)}, all that is private to one core"
+    columns = ("lower bound", "bytes", "moved / bound", "holds if")
+    title = f"traffic between the cores and shared memory: {traffic(moved)}"
+    return Table(title, columns, rows, frozenset({"bytes", "moved / bound"}), note)
+
+
+def _defaults(tuning: Tuning, choice: Choice, every: bool) -> Lines:
+    """Numbers of the device model that no source gives."""
+    defaults = tuning.device.defaults
+    if not defaults:
+        return Lines("", ())
+    heavy = leaned_on(tuning, choice)
+    shown = defaults if every else heavy
+    lines = [f"{'* ' if d in heavy else '  '}{d.field} = {d.value}: {d.reason}" for d in shown]
+    title = f"defaults: {len(defaults)} numbers of {tuning.device.name} have no source, {len(heavy)} matter here (*)"
+    if len(shown) < len(defaults):
+        lines.append("  --explain lists all")
+    return Lines(title, tuple(lines))
+
+
+def _rejected(tuning: Tuning) -> Lines:
+    lines: list[str] = []
+    for item in tuning.rejected:
+        lines.append(f"{item.schedule}: no tile sizes meet all of")
+        lines += [f"  {line}" for line in str(item.conflict).splitlines()]
+    return Lines("rejected schedules", tuple(lines)) if lines else Lines("", ())
+
+
+def _resources(made: Artefacts) -> Table:
+    """Registers, spills and shared memory: what the compiled kernel takes, beside what was predicted."""
+    rows: list[tuple[str, ...]] = []
+    for found in made.resources:
+        rows += [row for row in _compared(made.tuning.best, found) if row[2]]
+    columns = ("kernel", "resource", "compiled", "predicted")
+    return Table("compiled beside predicted", columns, tuple(rows), frozenset({"compiled", "predicted"}))
+
+
+def _compared(choice: Choice, found: KernelResources) -> list[tuple[str, ...]]:
+    registers, shared = predicted(choice, found.kernel, "register"), predicted(choice, found.kernel, "smem")
+    return [
+        (found.kernel, "registers per thread", _text(found.registers), _text(registers)),
+        (found.kernel, "shared memory, B", _text(found.shared_bytes), _text(shared)),
+        (found.kernel, "spilled per thread, B", _text(found.spill_bytes), "0"),
+    ]
+
+
+def predicted(choice: Choice, kernel: str, word: str) -> int | None:
+    """What the constraint with ``word`` in its name says the kernel needs."""
+    named = [c for c in choice.checks if word in c.name]
+    own = [c for c in named if kernel in c.name.split(".")] or named
+    return max((c.needs for c in own), default=None)
+
+
+def _text(number: int | None) -> str:
+    return "" if number is None else str(number)
+
+
+def _spilled(made: Artefacts) -> Lines:
+    lines = tuple(
+        f"{tiles_text(tiles)}: {found.kernel} spilled {found.spill_bytes} B per thread"
+        for tiles, found in made.spilled
+    )
+    return Lines("cut because compiled code spilled", lines) if lines else Lines("", ())

@@ -1,0 +1,36 @@
+"""What `flashc --version` prints, without importing what it names."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+from flashc.compiler.toolchain import find_compiler
+from flashc.errors import CompilerMissingError
+
+PACKAGES = ("numpy", "triton", "torch")
+
+
+def versions() -> list[tuple[str, str]]:
+    """Name and version of flashc, Python, the packages whose versions matter, and the C++ compiler."""
+    packages = [(name, _package(name)) for name in PACKAGES]
+    return [
+        ("flashc", _package("flashc")),
+        ("Python", platform.python_version()),
+        *packages,
+        ("C++", _compiler()),
+    ]
+
+
+def _package(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+def _compiler() -> str:
+    try:
+        return find_compiler().version
+    except CompilerMissingError as error:
+        return f"({error})"

@@ -1,0 +1,78 @@
+"""Which defaults of a device model a choice leans on: those whose halving changes the answer noticeably."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flashc import backends
+from flashc.autotune.model import model_time
+from flashc.autotune.occupancy import resident_tasks
+from flashc.backends.base import Backend
+from flashc.compiler.tune import Choice, Tuning, environment
+from flashc.hwmodels.model import Default, Device
+from flashc.ir.nodes import Program
+from flashc.ir.rewrite import substitute_sizes
+from flashc.ops import registry
+
+NOTICEABLE = 0.05
+
+
+def leaned_on(tuning: Tuning, choice: Choice) -> tuple[Default, ...]:
+    """The device's default numbers that matter to ``choice``.
+
+    A rate matters if half of it changes the modelled time by more than 5 %, a capacity or limit if with half
+    of it the tiles would break a constraint.
+    """
+    backend = backends.get(tuning.backend)
+    env = environment(registry()[tuning.workload.op], tuning.workload.spec)
+    numbers = {**env, **dict(choice.placed.fixed), **choice.tiles}
+    program = _in_numbers(choice.placed, numbers)
+    numeric = [d for d in tuning.device.defaults if isinstance(d.value, (int, float))]
+
+    def shift(default: Default) -> float:
+        device = _halved(tuning.device, [default])
+        time = model_time(program, device, backend.padded, resident_tasks(program, device, backend.padded))
+        return abs(time.total.evaluate(numbers) / choice.picoseconds - 1)
+
+    rates = [d for d in numeric if shift(d) > NOTICEABLE]
+    limits = _limiting([d for d in numeric if d not in rates], tuning.device, backend, choice.placed, numbers)
+    return tuple(d for d in numeric if d in rates or d in limits)
+
+
+def _in_numbers(placed: Program, numbers: Mapping[str, Any]) -> Program:
+    """The program with every size but the tables a number: its walkers are then quick."""
+    values = {name: value for name, value in numbers.items() if isinstance(value, int)}
+    parts = {name: substitute_sizes(getattr(placed, name), values) for name in ("kernels", "axes", "tensors")}
+    return dataclasses.replace(placed, **parts)
+
+
+def _limiting(
+    defaults: Sequence[Default], device: Device, backend: Backend, placed: Program, numbers: Mapping[str, Any]
+) -> list[Default]:
+    """Those without half of which a constraint breaks; one check of all together shows if there are any."""
+
+    def breaks(halved: Sequence[Default]) -> bool:
+        return any(not c.holds(numbers) for c in backend.constraints(placed, _halved(device, halved)))
+
+    return [d for d in defaults if breaks([d])] if defaults and breaks(defaults) else []
+
+
+def _halved(device: Device, defaults: Sequence[Default]) -> Device:
+    for default in defaults:
+        half = default.value // 2 if isinstance(default.value, int) else default.value / 2
+        device = _replaced(device, default.field.split("."), half)
+    return device
+
+
+def _replaced(node: Any, path: Sequence[str], value: float) -> Any:
+    """``node`` with another value at a field path of the device file: levels and matrix units go by name."""
+    if not path:
+        return value
+    key, rest = path[0], path[1:]
+    if isinstance(node, Mapping):
+        return {**node, key: _replaced(node[key], rest, value)}
+    if isinstance(node, tuple):
+        return tuple(_replaced(item, rest, value) if item.name == key else item for item in node)
+    return dataclasses.replace(node, **{key: _replaced(getattr(node, key), rest, value)})
