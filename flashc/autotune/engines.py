@@ -13,7 +13,7 @@ from flashc.errors import ConstraintError, SolverLimitError
 
 Engine = Literal["auto", "enumerate", "cpsat"]
 ENGINES = ("auto", "enumerate", "cpsat")
-SMALL_SPACE = 2e7
+SMALL_SPACE = 4e6
 """Points up to which enumeration is the choice."""
 TRIAL_ROWS = 200_000
 """Rows spent on a larger space, whose conditions may leave few of them, before CP-SAT takes over."""

@@ -1,57 +1,65 @@
 """The time model: picoseconds of a placed program on a device, as one integer expression in its tile symbols.
 
-Everything is read off the program by the walkers of ``ir.analysis`` and off the device model; no operator and no device
-is named here. Per kernel, the work of each unit (matrix, vector, exponential, slow memory, on-chip memory) is divided by
-the unit's rate. Units that run side by side overlap, so the largest counts in full and the rest in part; units that
-share an issue port add up. The result is stretched by the last, partly filled wave of tasks, and a launch and the
-latency of each dependent step are added.
+Everything is read off the program by walkers and off the device model; no operator and no device is named here.
+docs/model.md has the formulas, the constants and where they come from. In short, per kernel:
+
+    units     work of each unit (matrix, on-chip operand reads, vector, exponential, shared cache) / its rate
+    core      the longest unit, plus the rest divided by the number of independent streams that hide it
+    stall     the part of a load's latency that neither buffers nor other resident tasks cover, once per loop step
+    makespan  tasks over cores: whole tasks per core where they are equal, the longest task where they are not
+    total     makespan beside the traffic with the slowest memory, and one launch
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
+from flashc.autotune import counts, rates
+from flashc.autotune.counts import SHARE, Tasks
+from flashc.autotune.rates import ZERO, divided, total
 from flashc.hwmodels.model import Device
-from flashc.ir.analysis import Pad, Site, sites, transfers, work
-from flashc.ir.intexpr import Const, IntExpr, Sym, ceil_div, imax
-from flashc.ir.nodes import Dot, Kernel, Load, Par, Program, Seq
+from flashc.ir.analysis import Pad, transfers
+from flashc.ir.intexpr import Const, IntExpr, Sym, ceil_div, imax, imin
+from flashc.ir.let import Names
+from flashc.ir.nodes import Kernel, Par, Program, Seq, Stmt
 
-ZERO: IntExpr = Const(0)
+ONE: IntExpr = Const(1)
 
 
 @dataclass(frozen=True, slots=True)
 class Style:
     """How a kind of machine executes.
 
-    hidden        share of the smaller units' time that disappears behind the largest (1 = perfect overlap)
-    step_ns       fixed cost of one iteration of a sequential loop: barriers, address arithmetic, loop control
-    slots         resident tasks per core as an expression (occupancy), 1 where a core runs one task at a time
+    one_issue   arithmetic of all kinds goes through the same ports: its times add up, and moves cost operations
+    step_ps     fixed cost of an iteration of a sequential loop: barriers, address arithmetic, loop control
+    streams     independent streams of one core besides its resident tasks and its loops' buffers
+    prefetches  hardware hides the latency of streamed loads
     """
 
-    hidden: Fraction
-    step_ns: Fraction
+    one_issue: bool
+    step_ps: int
+    streams: int
+    prefetches: bool
 
 
-# Out-of-order CPUs issue everything through the same vector ports; GPUs and NPUs have separate matrix, special-function
-# and load units with imperfect overlap. The shares are fitted by eye to the anchors of docs/model.md, not per device.
 STYLES: Mapping[str, Style] = {
-    "cpu": Style(hidden=Fraction(0), step_ns=Fraction(40)),
-    "gpu": Style(hidden=Fraction(3, 4), step_ns=Fraction(120)),
-    "npu": Style(hidden=Fraction(3, 4), step_ns=Fraction(400)),
-    "accelerator": Style(hidden=Fraction(3, 4), step_ns=Fraction(400)),
+    "cpu": Style(one_issue=True, step_ps=40_000, streams=4, prefetches=True),
+    "gpu": Style(one_issue=False, step_ps=100_000, streams=1, prefetches=False),
+    "npu": Style(one_issue=False, step_ps=400_000, streams=0, prefetches=False),
+    "accelerator": Style(one_issue=False, step_ps=400_000, streams=0, prefetches=False),
 }
+TRANSPOSED_MOVE = 2  # scalar load and store slots of an element that is transposed on its way
+STRAIGHT_MOVE = 2  # vector slots (load, convert, store) per vector of elements, less what overlaps
+HIDDEN_LOADS = 8  # a CPU hides the loads of a register block behind its multiply-adds, all but one part in this
 
 
 @dataclass(frozen=True, slots=True)
 class KernelTime:
-    """Modelled picoseconds of one kernel: by unit, and in all with waves, steps and launch."""
+    """Modelled picoseconds of one kernel: each unit with all cores busy, and in all with waves, steps and launch."""
 
     kernel: str
     units: tuple[tuple[str, IntExpr], ...]
-    tasks: IntExpr
-    slots: IntExpr
     total: IntExpr
 
 
@@ -61,205 +69,144 @@ class ProgramTime:
 
     @property
     def total(self) -> IntExpr:
-        found = ZERO
-        for k in self.kernels:
-            found = found + k.total
-        return found
+        return total([k.total for k in self.kernels])
 
 
 def model_time(
-    placed: Program, device: Device, pad: Pad, occupancy: Mapping[str, IntExpr] | None = None
+    placed: Program, device: Device, pad: Pad, resident: Mapping[str, IntExpr] | None = None
 ) -> ProgramTime:
-    """Time of every kernel; ``occupancy`` gives resident tasks per core by kernel name where more than one fits."""
-    slots = occupancy or {}
-    return ProgramTime(
-        tuple(_kernel_time(placed, k, device, pad, slots.get(k.name, Const(1))) for k in placed.kernels)
-    )
+    """Time of every kernel; ``resident`` gives tasks per core by kernel name where a core holds more than one."""
+    held = resident or {}
+    return ProgramTime(tuple(_Model(placed, k, device, pad, held.get(k.name, ONE)).time() for k in placed.kernels))
 
 
-def _kernel_time(program: Program, kernel: Kernel, device: Device, pad: Pad, resident: IntExpr) -> KernelTime:
-    style = STYLES[device.kind]
-    units = tuple(_units(program, kernel, device, pad))
-    times = [t for _, t in units]
-    total_units, largest = _sum(times), imax(*times)
-    busy = largest + _times(total_units - largest, 1 - style.hidden)
-    tasks, steps, stages = _tasks(program, kernel), _steps(program, kernel), _stages(kernel)
-    slots = resident * device.cores
-    waves = ceil_div(tasks, slots)
-    stretched = busy // imax(tasks, Const(1)) * waves * slots
-    step_ps = int(style.step_ns * 1000)
-    wait = _memory_latency_ps(device)
-    dependent = steps * (step_ps + wait // stages) // imax(tasks, Const(1)) * waves
-    launch = int(device.launch_overhead_us * 1_000_000)
-    return KernelTime(
-        kernel.name, units, tasks, slots, stretched + _times(dependent, 1 - style.hidden) + launch
-    )
+@dataclass
+class _Model:
+    program: Program
+    kernel: Kernel
+    device: Device
+    pad: Pad
+    resident: IntExpr
 
+    def time(self) -> KernelTime:
+        self.style = STYLES[self.device.kind]
+        self.tasks = counts.tasks_of(self.program, self.kernel)
+        self.stages = imax(ONE, *(s.stages for s in _loops(self.kernel.body)))
+        self.workers: IntExpr = Sym("warps") if "warps" in self.program.tiles else ONE
+        units = (*self._units(), ("memory", self._memory()))
+        return KernelTime(self.kernel.name, units, self._total(units))
 
-def _units(program: Program, kernel: Kernel, device: Device, pad: Pad) -> Sequence[tuple[str, IntExpr]]:
-    done = work(program, kernel, pad)
-    dtype = _dot_dtype(program, kernel)
-    peak = device.peak_tflops(dtype) or device.peak_tflops("f32") or 0.0
-    peak *= device.matmul_efficiency
-    vector = device.vector.peak_tflops.get("f32", 0.0) / 2 or peak
-    slow = device.levels[0].bandwidth_gbs or 0.0
-    moved = _sum([t.bytes for t in transfers(program, kernel)])
-    found = [
-        ("matrix", _divide(_dot_work(program, kernel, pad, device), peak)),
-        ("vector", _divide(done.vector, vector)),
-        ("exp", _divide(done.exps, device.exp_per_second / 1e12)),
-        (
-            "memory",
-            _divide(_beyond_cache(program, kernel, device, moved), slow * device.memory_efficiency / 1e3),
-        ),
-    ]
-    cache = _shared_cache(device)
-    if cache is not None:
-        found.append((cache[0], _divide(moved, cache[1] / 1e3)))
-    staging = _staging_rate(device)
-    if staging is not None:
-        found.append(("on-chip", _divide(_operand_reads(program, kernel, pad), staging / 1e3)))
-    return found
+    def _total(self, units: Sequence[tuple[str, IntExpr]]) -> IntExpr:
+        named = Names()
+        self.resident = named.name("resident", self.resident)
+        self.steps = named.name("steps", imax(ONE, counts.steps_of(self.program, self.kernel)))
+        self.streams = named.name("streams", self._streams())
+        *per_core, memory = [named.name(name, time) for name, time in units]
+        busy = named.name("busy", self._core(per_core))
+        span = named.name("span", _spread(named.name("core", busy + self._stall(busy)), self.tasks, self.device.cores))
+        launch = int(self.device.launch_overhead_us * 1_000_000)
+        return named.close(imax(span, memory) + imin(span, memory) // (self.streams + 1) + launch)
 
+    # -- units
 
-def _dot_work(program: Program, kernel: Kernel, pad: Pad, device: Device) -> IntExpr:
-    """Multiply-add operations as issued: a register block of mr x nr pays for its loads and for its write-back."""
-    total = ZERO
-    for site in sites(program, kernel):
-        if not isinstance(site.stmt, Dot):
-            continue
-        out, atom = site.stmt.out, site.stmt.atom
-        flops = site.count((*out.axes, *site.stmt.over), pad) * 2
+    def _units(self) -> tuple[tuple[str, IntExpr], ...]:
+        """Name and time, all cores busy, of every unit that a core has a share of."""
+        found = list(counts.dots(self.program, self.kernel, self.device, self.pad, self.workers))
+        vector, exps = counts.element_operations(self.program, self.kernel, self.pad)
+        arithmetic = [
+            ("matrix", total([self._dot(d) for d in found])),
+            ("vector", divided(vector + self._moves(), rates.vector_rate(self.device))),
+            ("exp", divided(exps, rates.exp_rate(self.device))),
+        ]
+        times = [(name, self._shared_out(t)) for name, t in arithmetic]
+        staging, cache = rates.staging(self.device), rates.shared_cache(self.device)
+        if staging is not None:
+            reads = total([d.operand_bytes for d in found])
+            times.append((staging.name, divided(reads, rates.level_rate(staging))))
+        if cache is not None:
+            moved = total([t.bytes for t in transfers(self.program, self.kernel)]) + self._exchange()
+            times.append((cache.name, divided(moved, rates.level_rate(cache))))
+        return tuple(times)
+
+    def _dot(self, found: counts.DotCount) -> IntExpr:
+        """A register block of m x n multiply-adds per contraction step also loads m vectors and n broadcasts."""
+        time = divided(found.operations, rates.dot_rate(self.device, found.dot.atom, found.dtype))
+        atom = found.dot.atom
         if atom is None or atom.lane is None:
-            total = total + flops
-            continue
-        block = atom.m * atom.n
-        # per contraction step: m vector loads and n broadcasts beside m*n multiply-adds; 2 moves per accumulator at the end
-        total = total + flops * imax(block, atom.m + atom.n) // block + site.count(out.axes, pad) * 4
-    return total
+            return time
+        ratio = rates.loads_per_multiply_add(self.device)
+        block, loads = atom.m * atom.n * ratio.denominator, (atom.m + atom.n) * ratio.numerator
+        slots = imax(block, loads) * HIDDEN_LOADS + imin(block, loads)
+        return time // (block * HIDDEN_LOADS) * slots
+
+    def _moves(self) -> IntExpr:
+        if not self.style.one_issue:
+            return ZERO
+        straight, transposed = counts.moves(self.program, self.kernel)
+        lanes = self.device.vector.width_bits // 32
+        return straight * STRAIGHT_MOVE + transposed * TRANSPOSED_MOVE * lanes
+
+    def _exchange(self) -> IntExpr:
+        """Bytes through the shared cache between matrix and vector cores, which meet nowhere else: out and in."""
+        if self.device.vector.units_per_core == 1:
+            return ZERO
+        return counts.exchanged_bytes(self.program, self.kernel) * 2
+
+    def _shared_out(self, time: IntExpr) -> IntExpr:
+        """Fewer warps on a core than it has sub-partitions leave the others idle."""
+        limits = self.device.occupancy
+        if limits is None or self.workers == ONE:
+            return time
+        parts = limits.sub_partitions_per_sm
+        return time // imin(Const(parts), self.workers * self.resident) * parts
+
+    def _memory(self) -> IntExpr:
+        cache = rates.shared_cache(self.device)
+        capacity = cache.capacity_bytes * cache.instances if cache and cache.capacity_bytes else None
+        slots = self.resident * self.device.cores
+        moved = counts.distinct_bytes(self.program, self.kernel, slots, capacity)
+        return divided(moved, rates.memory_rate(self.device))
+
+    # -- one core
+
+    def _streams(self) -> IntExpr:
+        """Independent streams of a core that hide each other's units: tasks side by side, or buffers in flight."""
+        if self.style.one_issue:
+            return Const(self.style.streams)
+        if self.device.occupancy is None:
+            return self.stages + self.style.streams
+        return imin(self.resident, ceil_div(self.tasks.count, self.device.cores)) + self.style.streams
+
+    def _core(self, times: Sequence[IntExpr]) -> IntExpr:
+        steps = self.steps * self.style.step_ps // self.device.cores
+        if self.style.one_issue:
+            times = [total(times[:3]) + steps, *times[3:]]
+            steps = ZERO
+        longest = imax(*times)
+        return longest + (total(times) - longest + steps) // self.streams
+
+    def _stall(self, busy: IntExpr) -> IntExpr:
+        """What buffers ahead and the other resident tasks leave of a load's latency, over all steps."""
+        if self.style.prefetches:
+            return ZERO
+        step = busy // self.steps * self.device.cores
+        covered = step * (self.stages * self.resident - 1)
+        left = imax(ZERO, Const(rates.load_latency_ps(self.device)) - covered)
+        return self.steps // (self.resident * self.device.cores) * left
 
 
-def _operand_reads(program: Program, kernel: Kernel, pad: Pad) -> IntExpr:
-    """Bytes that the matrix units read from the staging memory: each worker of a task reads the shared operand whole."""
-    total = ZERO
-    workers: IntExpr = Sym("warps") if "warps" in program.tiles else Const(1)
-    staged = {s.stmt.out.name: s.stmt.out for s in sites(program, kernel) if isinstance(s.stmt, Load)}
-    for site in sites(program, kernel):
-        if isinstance(site.stmt, Dot):
-            value = staged.get(site.stmt.b)
-            if value is not None:
-                total = total + site.count(value.axes, pad) * value.dtype.bytes * workers
-    return total
+def _spread(busy: IntExpr, tasks: Tasks, cores: int) -> IntExpr:
+    """Time until the last core is done, longest tasks first; ``busy`` is the time if all cores shared evenly."""
+    task = busy // imax(tasks.count, ONE) * cores
+    idle = ceil_div(tasks.count, cores) * cores - tasks.count
+    return imax(busy + task // (SHARE * cores) * tasks.smallest * idle, task // SHARE * tasks.longest)
 
 
-def _beyond_cache(program: Program, kernel: Kernel, device: Device, moved: IntExpr) -> IntExpr:
-    """Bytes from the slowest memory: what the tasks move, less what a shared cache that holds the inputs serves again."""
-    cache = next(
-        (lv for lv in device.levels[1:] if lv.per != "core" and lv.kind == "cache" and lv.capacity_bytes),
-        None,
-    )
-    if cache is None or cache.capacity_bytes is None:
-        return moved
-    capacity = cache.capacity_bytes * cache.instances
-    once = ZERO
-    touched = {t.tensor: t for t in transfers(program, kernel)}
-    for name in touched:
-        size: IntExpr = Const(program.tensor(name).dtype.bytes)
-        for dim in program.tensor(name).dims:
-            size = size * dim
-        once = once + size
-    # Tasks that run together share the operands they stream: about an eighth of them is wanted at a time. What of that
-    # does not fit in the cache is read again, in proportion (in 1/1024).
-    wanted = once // 8
-    missing = imax(ZERO, wanted - capacity) * 1024 // imax(wanted, Const(1))
-    return once + imax(moved - once, ZERO) * missing // 1024
-
-
-# -- loops and rates
-
-
-def _tasks(program: Program, kernel: Kernel) -> IntExpr:
-    found: IntExpr = Const(1)
-    for stmt in kernel.body:
-        if isinstance(stmt, Par):
-            for loop in stmt.loops:
-                found = found * ceil_div(program.axis(loop.axis).extent, loop.tile)
-    return found
-
-
-def _steps(program: Program, kernel: Kernel) -> IntExpr:
-    """Iterations of all sequential loops, over all tasks."""
-    return _sum(
-        [_iterations(s) for s in sites(program, kernel) if isinstance(s.stmt, Load) and _innermost(s)]
-    )
-
-
-def _innermost(site: Site) -> bool:
-    return bool(site.trips) and not site.trips[-1].parallel
-
-
-def _iterations(site: Site) -> IntExpr:
-    return site.count(())
-
-
-def _stages(kernel: Kernel) -> IntExpr:
-    return imax(Const(1), *(s.stages for s in _seqs(kernel.body)))
-
-
-def _seqs(body: Sequence[object]) -> list[Seq]:
+def _loops(body: Sequence[Stmt]) -> list[Seq]:
     found: list[Seq] = []
     for stmt in body:
         if isinstance(stmt, Seq):
             found.append(stmt)
         if isinstance(stmt, Par | Seq):
-            found += _seqs(stmt.body)
+            found += _loops(stmt.body)
     return found
-
-
-def _memory_latency_ps(device: Device) -> int:
-    if device.kind == "cpu":
-        return 0  # hardware prefetch and out-of-order execution hide it
-    return int((device.levels[0].latency_ns or 500.0) * 1000)
-
-
-def _shared_cache(device: Device) -> tuple[str, float] | None:
-    for level in device.levels[1:]:
-        if level.kind == "cache" and level.per != "core" and level.bandwidth_gbs:
-            return level.name, level.bandwidth_gbs
-    return None
-
-
-def _staging_rate(device: Device) -> float | None:
-    for level in device.levels:
-        if level.kind == "explicit" and level.per == "core" and level.bandwidth_gbs:
-            return level.bandwidth_gbs
-    return None
-
-
-def _dot_dtype(program: Program, kernel: Kernel) -> str:
-    for site in sites(program, kernel):
-        if isinstance(site.stmt, Load):
-            return program.tensor(site.stmt.access.tensor).dtype.name
-    return "f32"
-
-
-def _sum(terms: Sequence[IntExpr]) -> IntExpr:
-    total = ZERO
-    for term in terms:
-        total = total + term
-    return total
-
-
-def _times(expr: IntExpr, factor: Fraction) -> IntExpr:
-    if factor == 0:
-        return ZERO
-    return expr * factor.numerator // factor.denominator
-
-
-def _divide(amount: IntExpr, per_ps: float) -> IntExpr:
-    """amount / rate with a rate per picosecond (TFLOP/s, TB/s): exact to a part in a million."""
-    if per_ps <= 0:
-        return ZERO
-    rate = Fraction(per_ps).limit_denominator(1000)
-    rate = rate if rate > 0 else Fraction(1, 1000)
-    return amount * rate.denominator // rate.numerator

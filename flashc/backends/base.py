@@ -73,6 +73,9 @@ class Backend(Protocol):
     def padded(self, axis: str, extent: IntExpr) -> IntExpr:
         """The extent of a tile along an axis as the backend executes it (e.g. the next power of two)."""
 
+    def lower(self, bound: Program) -> Program:
+        """A bound program with its loops in parts and everything explicit that the printer needs."""
+
     def emit(self, bound: Program, device: Device) -> str:
         """Readable source of a bound program."""
 

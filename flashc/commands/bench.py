@@ -15,7 +15,7 @@ from flashc.commands.options import (
 )
 
 
-@click.command("bench")
+@click.command("bench", short_help="Time a kernel here beside PyTorch's.")
 @file_argument()
 @device_option()
 @set_option()

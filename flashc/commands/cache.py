@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flashc.commands.options import ByteSize, json_option
+from flashc.commands.options import byte_size, json_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from flashc.compiler.cache import Entry
 
 
-@click.group("cache", invoke_without_command=True)
+@click.group(
+    "cache", short_help="What is stored on disk; clear, prune, verify it.", invoke_without_command=True
+)
 @json_option()
 @click.pass_context
 def command(context: click.Context, as_json: bool) -> None:
@@ -53,7 +55,11 @@ def clear(kind: str | None) -> None:
 
 @command.command("prune")
 @click.option(
-    "--max-size", type=ByteSize(), required=True, help="What may stay, as in 500M or 2G; the last used stay."
+    "--max-size",
+    type=byte_size,
+    metavar="SIZE",
+    required=True,
+    help="What may stay, as in 500M or 2G; the last used stay.",
 )
 def prune(max_size: int) -> None:
     """Remove the entries that were used longest ago until the rest fits."""

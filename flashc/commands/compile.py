@@ -18,7 +18,7 @@ from flashc.commands.options import (
 from flashc.commands.tune import artefacts_json, produced
 
 
-@click.command("compile")
+@click.command("compile", short_help="Tune, build, print the paths.")
 @file_argument()
 @device_option()
 @backend_option()

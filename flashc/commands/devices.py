@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from flashc.hwmodels.model import Device
 
 
-@click.group("devices", invoke_without_command=True)
+@click.group(
+    "devices", short_help="The device models; show one, probe this machine.", invoke_without_command=True
+)
 @json_option()
 @click.pass_context
 def command(context: click.Context, as_json: bool) -> None:
@@ -107,7 +109,7 @@ def _device_blocks(device: Device) -> list[Block]:
     limits = [text for text in (device.unusable, device.missing_artefacts, device.note) if text]
     title = f"{device.name}: {device.title}, {device.kind}, {device.arch}"
     return [
-        Table(title, ("field", "value", "unit", "tier", "source"), rows, frozenset({"value"})),
+        Table(title, ("field", "value", "unit", "tier", "source"), rows),
         Lines("", tuple(limits)),
     ]
 

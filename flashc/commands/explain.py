@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flashc.commands.render import Block, Table, picoseconds, tiles_text
-from flashc.commands.tune_report import behind, nearest_limit, ranking
+from flashc.commands.render import Block, Table
+from flashc.commands.tune_report import ranking, standing
 from flashc.compiler.neighbours import Neighbour, neighbours, other_schedules, slower_by
 from flashc.compiler.tune import Choice, Tuning
 
@@ -21,15 +21,15 @@ class Explanation:
     schedules: tuple[Choice, ...]
 
 
-def explanation(tuning: Tuning, spilled: Sequence[dict[str, int]] = ()) -> Explanation:
-    """``spilled``: tilings of the chosen schedule that were cut because compiled code spilled."""
-    return Explanation(tuning, neighbours(tuning, spilled), other_schedules(tuning))
+def explanation(tuning: Tuning, spilled: Sequence[Mapping[str, int]] = ()) -> Explanation:
+    """``spilled``: tilings that were cut because compiled code spilled."""
+    return Explanation(tuning, neighbours(tuning, spilled), other_schedules(tuning, spilled))
 
 
 def blocks(found: Explanation) -> list[Block]:
     best = found.tuning.best
     rows = tuple(_row(n, best) for n in found.neighbours)
-    columns = ("symbol", "tiles", "predicted", "behind", "because", "nearest limit")
+    columns = ("tile", "predicted", "behind", "nearest limit", "because")
     why_not = Table("why not the next tile sizes", columns, rows, frozenset({"predicted", "behind"}))
     return [why_not, ranking(found.schedules, best, "why not another schedule, at its best")]
 
@@ -45,9 +45,8 @@ def as_json(found: Explanation) -> dict[str, Any]:
 def _row(found: Neighbour, best: Choice) -> tuple[str, ...]:
     changed = f"{found.symbol} {best.tiles[found.symbol]} -> {found.tiles[found.symbol]}"
     if found.choice is None:
-        return changed, tiles_text(found.tiles), "", "", f"infeasible: {found.violated}", ""
-    time = picoseconds(found.choice.picoseconds)
-    return changed, tiles_text(found.tiles), time, *behind(found.choice, best), nearest_limit(found.choice)
+        return changed, "", "", "", f"infeasible: {found.violated}"
+    return changed, *standing(found.choice, best)
 
 
 def _neighbour_json(found: Neighbour, best: Choice) -> dict[str, Any]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 STAGES = ("tile", "placed", "bound", "lowered")
 
 
-@click.command("ir")
+@click.command("ir", short_help="Print the tile program at each stage.")
 @file_argument()
 @device_option(default=None)
 @backend_option()
@@ -95,7 +95,7 @@ def _program(
     if stage == "placed":
         return chosen.place(program, device)
     bound = _bound(workload, program, chosen, device)
-    return bound if stage == "bound" else _lowered(bound, chosen)
+    return bound if stage == "bound" else chosen.lower(bound)
 
 
 def _bound(workload: Workload, program: Program, backend: Backend, device: Device) -> Program:
@@ -107,13 +107,3 @@ def _bound(workload: Workload, program: Program, backend: Backend, device: Devic
 
     found = space(program, backend, device, environment(registry()[workload.op], workload.spec))
     return bind(found.placed, solve(found.problem).require())
-
-
-def _lowered(bound: Program, backend: Backend) -> Program:
-    from flashc.errors import UnsupportedError
-
-    lower = getattr(backend, "lower", None)
-    if lower is None:
-        raise UnsupportedError(f"backend {backend.name} has no lowered stage: it prints the bound program")
-    lowered: Program = lower(bound)
-    return lowered

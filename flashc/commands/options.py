@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from flashc.hwmodels.model import Device
 
     Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+_SCALES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 def file_argument() -> Decorator:
@@ -44,44 +47,20 @@ def seed_option() -> Decorator:
     )
 
 
-class TileValue(click.ParamType):
-    """`Ti=64` as ('Ti', 64)."""
-
-    name = "SYMBOL=VALUE"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, int]:
-        if isinstance(value, tuple):
-            return value
-        symbol, equals, number = value.partition("=")
-        if not equals or not symbol.strip() or not number.strip().isdecimal():
-            self.fail(f"{value!r}: write a tile symbol and a whole number, as in `Ti=64`", param, ctx)
-        return symbol.strip(), int(number)
+def tile_value(text: str) -> tuple[str, int]:
+    """`Ti=64` as ('Ti', 64), for click's ``type``."""
+    symbol, equals, number = text.partition("=")
+    if not equals or not symbol.strip() or not number.strip().isdecimal():
+        raise click.BadParameter(f"{text!r}: write a tile symbol and a whole number, as in `Ti=64`")
+    return symbol.strip(), int(number)
 
 
-class ByteSize(click.ParamType):
-    """`500M` as 500000000; a plain number is bytes."""
-
-    name = "SIZE"
-    units = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        text = value.strip().removesuffix("B")
-        number, unit = (text[:-1], text[-1:]) if text[-1:] in self.units else (text, "")
-        try:
-            size = float(number) * self.units[unit]
-        except ValueError:
-            size = -1.0
-        if not 0 <= size < float("inf"):
-            self.fail(
-                f"{value!r}: write a number of bytes, with k, M, G or T behind it if you like: `500M`",
-                param,
-                ctx,
-            )
-        return int(size)
+def byte_size(text: str) -> int:
+    """`500M` as 500000000, for click's ``type``; a plain number is bytes."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kMGT]?)B?", text.strip())
+    if found is None:
+        raise click.BadParameter(f"{text!r}: write a number of bytes, as in 500000 or 500k, 500M, 2G, 1T")
+    return int(float(found[1]) * _SCALES[found[2]])
 
 
 def read_workload(file: str | Path, overrides: Sequence[str] = ()) -> Workload:

@@ -20,7 +20,7 @@ _BINARY = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under column names; columns named in ``right`` are aligned right. ``note`` stands below."""
+    """Rows of text under column names; those named in ``right`` are aligned right. ``note`` stands below."""
 
     title: str
     columns: tuple[str, ...]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flashc.commands.options import (
-    TileValue,
     backend_option,
     device_option,
     file_argument,
@@ -16,6 +15,7 @@ from flashc.commands.options import (
     read_device,
     read_workload,
     set_option,
+    tile_value,
 )
 
 if TYPE_CHECKING:
@@ -26,14 +26,15 @@ if TYPE_CHECKING:
 EXPLAINED = 5
 
 
-@click.command("tune")
+@click.command("tune", short_help="Choose schedule and tiles for a device, compile, explain.")
 @file_argument()
 @device_option()
 @backend_option()
 @click.option(
     "--tile",
     "tiles",
-    type=TileValue(),
+    type=tile_value,
+    metavar="SYMBOL=VALUE",
     multiple=True,
     help="Fix a tile symbol, as in `--tile Ti=64`. Repeatable.",
 )
@@ -107,12 +108,7 @@ def produced(tuning: Tuning, output: Path | None) -> Artefacts:
 def _explained(tuning: Tuning, made: Artefacts | None) -> Explanation:
     from flashc.commands.explain import explanation
 
-    cut = (
-        []
-        if made is None
-        else [dict(tiles) for tiles, _ in made.spilled if set(tiles) == set(tuning.best.tiles)]
-    )
-    return explanation(tuning, cut)
+    return explanation(tuning, [tiles for tiles, _ in made.spilled] if made else [])
 
 
 def _print_report(tuning: Tuning, made: Artefacts | None, reasons: Explanation | None) -> None:

@@ -24,6 +24,7 @@ from flashc.compiler.neighbours import slower_by, tightest
 from flashc.compiler.tune import Choice, Tuning
 
 _SIGNS = {"<=": "at most", "==": "exactly", "!=": "other than", "%==0": "a multiple of"}
+TIE = "equal by the model; ties go to larger tiles, fewer warps and stages"
 
 
 def tuning_blocks(tuning: Tuning, *, every_default: bool = False) -> list[Block]:
@@ -46,32 +47,27 @@ def tuning_blocks(tuning: Tuning, *, every_default: bool = False) -> list[Block]
 
 def ranking(choices: Sequence[Choice], best: Choice, title: str) -> Table:
     """Choices with their time, what makes each slower than ``best``, and the limit each comes nearest to."""
-    rows = tuple(
-        (c.schedule, tiles_text(c.tiles), picoseconds(c.picoseconds), *behind(c, best), nearest_limit(c))
-        for c in choices
-    )
-    columns = ("schedule", "tiles", "predicted", "behind", "because", "nearest limit")
+    rows = tuple((c.schedule, tiles_text(c.tiles), *standing(c, best)) for c in choices)
+    columns = ("schedule", "tiles", "predicted", "behind", "nearest limit", "because")
     return Table(title, columns, rows, frozenset({"predicted", "behind"}))
 
 
-def behind(choice: Choice, best: Choice) -> tuple[str, str]:
-    """How much slower than ``best`` in percent, and why."""
+def standing(choice: Choice, best: Choice) -> tuple[str, str, str, str]:
+    """Time, how far behind ``best`` in percent, the limit it comes nearest to, and why it is behind."""
+    time, limit = picoseconds(choice.picoseconds), nearest_limit(choice)
     more = choice.picoseconds - best.picoseconds
     if choice is best:
-        return "", ""
+        return time, "", limit, ""
     if more <= 0:
-        return "0 %", "same modelled time; larger tiles go first"
-    unit, time = slower_by(choice, best)
-    return f"+{percent(more / best.picoseconds)}", f"{unit} +{picoseconds(time)}"
+        return time, "0 %", limit, TIE
+    unit, grown = slower_by(choice, best)
+    return time, f"+{percent(more / best.picoseconds)}", limit, f"{unit} +{picoseconds(grown)}"
 
 
 def nearest_limit(choice: Choice) -> str:
+    """The limit of which the choice uses the largest share."""
     found = tightest(choice)
-    return (
-        ""
-        if found is None
-        else f"{found.name}: {_amount(found.needs, found)} of {_amount(found.limit, found)}"
-    )
+    return "" if found is None else f"{found.name}: {found.needs} of {found.limit} {found.unit}"
 
 
 def artefact_blocks(made: Artefacts) -> list[Block]:
@@ -94,7 +90,8 @@ def _headline(tuning: Tuning) -> Lines:
     best, device = tuning.best, tuning.device
     where = f"{device.name} ({device.title}), backend {tuning.backend}"
     choice = f"{best.schedule} {tiles_text(best.tiles)}"
-    time = f"{picoseconds(best.picoseconds)} predicted, bound by {best.bound_by}"
+    busy = best.units.get(best.bound_by, 0)
+    time = f"{picoseconds(best.picoseconds)} predicted, bound by {best.bound_by} ({picoseconds(busy)})"
     return Lines(
         f"{tuning.workload.op} {tuning.workload.source} on {where}",
         (f"schedule   {choice}", f"time       {time}"),
@@ -162,7 +159,7 @@ def _defaults(tuning: Tuning, choice: Choice, every: bool) -> Lines:
     heavy = leaned_on(tuning, choice)
     shown = defaults if every else heavy
     lines = [f"{'* ' if d in heavy else '  '}{d.field} = {d.value}: {d.reason}" for d in shown]
-    title = f"defaults: {len(defaults)} numbers of {tuning.device.name} have no source, {len(heavy)} matter here (*)"
+    title = f"defaults: {len(defaults)} numbers of the device have no source, {len(heavy)} matter here (*)"
     if len(shown) < len(defaults):
         lines.append("  --explain lists all")
     return Lines(title, tuple(lines))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Results = Mapping[str, Sequence["VerifyRow"]]
 
 
-@click.command("verify")
+@click.command("verify", short_help="Run the kernels here, compare with float64.")
 @click.argument("files", type=click.Path(), nargs=-1, required=True, metavar="FILE...")
 @device_option()
 @backend_option()
@@ -43,7 +43,7 @@ def command(
     full: bool,
     as_json: bool,
 ) -> None:
-    """Run every backend that can run here on random inputs; compare with float64 and the naive computation."""
+    """Run every backend that can run here on random inputs, against float64 and the naive computation."""
     from flashc.commands.render import print_blocks, print_json, progress
     from flashc.compiler.verify import verify
 

@@ -61,9 +61,12 @@ def _limiting(
 
 def _halved(device: Device, defaults: Sequence[Default]) -> Device:
     for default in defaults:
-        half = default.value // 2 if isinstance(default.value, int) else default.value / 2
-        device = _replaced(device, default.field.split("."), half)
+        device = _replaced(device, default.field.split("."), _half(default.value))
     return device
+
+
+def _half(value: Any) -> float:
+    return value // 2 if isinstance(value, int) else float(value) / 2
 
 
 def _replaced(node: Any, path: Sequence[str], value: float) -> Any:

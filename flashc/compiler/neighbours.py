@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flashc import backends
-from flashc.autotune import Check, Condition, solve
+from flashc.autotune import Check, solve
 from flashc.autotune.explain import check
 from flashc.compiler.tune import Choice, Space, Tuning, choice_at, environment, space, spill_cut
 from flashc.ir.analysis import traffic_bytes
@@ -30,11 +30,10 @@ class Neighbour:
 def neighbours(tuning: Tuning, spilled: Sequence[Mapping[str, int]] = ()) -> tuple[Neighbour, ...]:
     """The best choice with each tile symbol at the next smaller and the next larger legal value.
 
-    ``spilled`` are tilings of the same schedule that were cut because compiled code spilled.
+    ``spilled`` are tilings that were cut because compiled code spilled.
     """
     best = tuning.best
-    cuts = tuple(spill_cut(replace(best, tiles=tiles), number) for number, tiles in enumerate(spilled))
-    found = _space(tuning, best.schedule, cuts)
+    found = _space(tuning, best.schedule, spilled)
     env = _environment(tuning)
     moves = [
         (v.name, value) for v in found.problem.variables for value in _next(v.domain, best.tiles[v.name])
@@ -42,7 +41,7 @@ def neighbours(tuning: Tuning, spilled: Sequence[Mapping[str, int]] = ()) -> tup
     return tuple(_neighbour(found, symbol, {**best.tiles, symbol: value}, env) for symbol, value in moves)
 
 
-def other_schedules(tuning: Tuning) -> tuple[Choice, ...]:
+def other_schedules(tuning: Tuning, spilled: Sequence[Mapping[str, int]] = ()) -> tuple[Choice, ...]:
     """The best tiling of each schedule that is feasible and not among the ranked choices, quickest first."""
     known = {c.schedule for c in tuning.ranked} | {r.schedule for r in tuning.rejected}
     env = _environment(tuning)
@@ -50,7 +49,7 @@ def other_schedules(tuning: Tuning) -> tuple[Choice, ...]:
     for program in registry()[tuning.workload.op].schedules(tuning.workload.spec):
         if program.schedule in known:
             continue
-        found = _space(tuning, program.schedule, ())
+        found = _space(tuning, program.schedule, spilled)
         solution = solve(found.problem)
         if solution.best:
             choices.append(
@@ -79,10 +78,14 @@ def _environment(tuning: Tuning) -> dict[str, Any]:
     return environment(registry()[tuning.workload.op], tuning.workload.spec)
 
 
-def _space(tuning: Tuning, schedule: str, cuts: Sequence[Condition]) -> Space:
+def _space(tuning: Tuning, schedule: str, spilled: Sequence[Mapping[str, int]]) -> Space:
+    """The schedule's search space; of the tilings that spilled, those with its symbols are cut."""
     schedules = registry()[tuning.workload.op].schedules(tuning.workload.spec)
     program = next(p for p in schedules if p.schedule == schedule)
-    return space(program, backends.get(tuning.backend), tuning.device, _environment(tuning), cuts)
+    found = space(program, backends.get(tuning.backend), tuning.device, _environment(tuning))
+    own = [tiles for tiles in spilled if set(tiles) == set(found.placed.tiles)]
+    cuts = [spill_cut(replace(tuning.best, tiles=tiles), number) for number, tiles in enumerate(own)]
+    return replace(found, problem=replace(found.problem, constraints=(*found.problem.constraints, *cuts)))
 
 
 def _next(domain: Any, value: int) -> list[int]:

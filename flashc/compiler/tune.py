@@ -23,9 +23,11 @@ from flashc.compiler.workload import Workload
 from flashc.errors import DeviceModelError, InfeasibleError
 from flashc.hwmodels.model import Device
 from flashc.iomodel.bounds import Bound, fast_memory_bytes, lower_bounds
-from flashc.ir.analysis import traffic_bytes
+from flashc.ir.analysis import tensor_bytes, traffic_bytes
 from flashc.ir.intexpr import IntExpr, Sym
 from flashc.ir.nodes import Program
+from flashc.ir.rewrite import with_sizes
+from flashc.ir.verify import verify
 from flashc.ops import Operator, registry
 
 
@@ -96,20 +98,34 @@ def environment(operator: Operator, spec: Any) -> dict[str, Any]:
 
 def space(program: Program, backend: Backend, device: Device, env: Mapping[str, Any], cuts: Sequence[Condition] = ()) -> Space:
     """Place one schedule and derive its constraints and objective; sizes of the workload are put in as numbers."""
+    verify(program)
     placed = backend.place(program, device)
+    verify(placed)
     numbers = {n: v for n, v in env.items() if isinstance(v, int)}
     tables = {n: v for n, v in env.items() if not isinstance(v, int)}
     domains = backend.domains(placed, device, numbers)
-    time = model_time(placed, device, backend.padded, resident_tasks(placed, device, backend.padded))
-    conditions = [c.subs(numbers) for c in backend.constraints(placed, device)]
+    sized = with_sizes(placed, {**dict(placed.fixed), **numbers})
+    time = model_time(sized, device, backend.padded, resident_tasks(sized, device, backend.padded))
+    conditions = (*backend.constraints(sized, device), *workspace_limits(sized, device))
     problem = Problem(
         variables=tuple(Variable(t, domains[t]) for t in placed.tiles),
         constraints=(*conditions, *(c for c in cuts if c.symbols() <= set(placed.tiles))),
-        objective=time.total.subs(numbers),
+        objective=time.total,
         tie_break=tuple((t, "largest") for t in placed.tiles if t not in ("warps", "stages")),
         tables=tables,
     )
     return Space(placed, problem, time)
+
+
+def workspace_limits(program: Program, device: Device) -> tuple[Constraint, ...]:
+    """All tensors of a call, workspaces included, must fit the outermost memory; none for a program without any."""
+    temps = [t for t in program.tensors if t.role == "temp"]
+    capacity = device.levels[0].capacity_bytes
+    if not temps or capacity is None:
+        return ()
+    need = sum((tensor_bytes(t) for t in program.tensors), _const(0))
+    names = ", ".join(t.name for t in temps)
+    return (Constraint("device.workspace", need, "<=", _const(capacity), "B", f"a schedule without {names}"),)
 
 
 def tune(

@@ -15,7 +15,7 @@ from flashc.ir.nodes import (
 )
 from flashc.ir.ranges import Scope, enter, part_range, valid_end, whole
 from flashc.ir.scalar import FUNCTIONS, Call, Scalar, coords, fetches, refs, walk
-from flashc.ir.types import Value
+from flashc.ir.types import Tensor, Value
 
 Pad = Callable[[str, IntExpr], IntExpr]
 ZERO = Const(0)
@@ -148,6 +148,14 @@ def traffic_bytes(program: Program) -> IntExpr:
 def traffic_words(program: Program) -> IntExpr:
     """Elements instead of bytes: the measure of the two-level word model."""
     return _total(t.elements for kernel in program.kernels for t in transfers(program, kernel))
+
+
+def tensor_bytes(tensor: Tensor) -> IntExpr:
+    """Bytes of a whole tensor."""
+    size: IntExpr = Const(tensor.dtype.bytes)
+    for dim in tensor.dims:
+        size = size * dim
+    return size
 
 
 def _total(terms: Iterator[IntExpr] | Sequence[IntExpr]) -> IntExpr:

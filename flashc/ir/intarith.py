@@ -1,6 +1,6 @@
 """The two arithmetics in which integer expressions are evaluated: exact ints and checked int64 arrays.
 
-Both offer the same operations, so :mod:`flashc.ir.intexpr` has one walk for both. ``Exact`` never overflows;
+Both offer the same operations, so :mod:`flashc.ir.intnodes` has one walk for both. ``Exact`` never overflows;
 ``Int64`` is vectorised over candidates, and raises instead of wrapping around.
 """
 
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from flashc.errors import IntegerOverflowError, IRError
 
 if TYPE_CHECKING:
-    from flashc.ir.intexpr import Sum
+    from flashc.ir.intnodes import Sum
 
 Ints = npt.NDArray[np.int64]
 V = TypeVar("V")

@@ -8,10 +8,10 @@ from functools import reduce
 from flashc.errors import IRError
 from flashc.ir.intexpr import Add, CeilDiv, Const, FloorDiv, IntExpr, Item, Max, Min, Mod, Mul, Sym
 from flashc.ir.nodes import Domain
-from flashc.ir.scalar import Coord, Fetch, Lit, Ref, Scalar, maximum, minimum
+from flashc.ir.scalar import Call, Coord, Fetch, Lit, Ref, Scalar, maximum, minimum
 
 _FOLDS: dict[type[IntExpr], Callable[[Scalar, Scalar], Scalar]] = {
-    Add: lambda a, b: a + b, Mul: lambda a, b: a * b, Min: minimum, Max: maximum,
+    Mul: lambda a, b: a * b, Min: minimum, Max: maximum,
 }
 
 
@@ -27,7 +27,11 @@ def lift(expr: IntExpr, axes: Collection[str]) -> Scalar:
             return Coord(n) if n in axes else Ref(n)
         case Item(table=t, index=ix):
             return Fetch(t, tuple(lift(x, axes) for x in ix))
-        case Add(args=args) | Mul(args=args) | Min(args=args) | Max(args=args):
+        case Mul(args=(Const(value=-1), *rest)):
+            return -reduce(_FOLDS[Mul], (lift(x, axes) for x in rest))
+        case Add(args=args):
+            return reduce(_added, (lift(x, axes) for x in args))
+        case Mul(args=args) | Min(args=args) | Max(args=args):
             return reduce(_FOLDS[type(expr)], (lift(x, axes) for x in args))
         case FloorDiv(num=a, den=b):
             return lift(a, axes) // lift(b, axes)
@@ -36,6 +40,10 @@ def lift(expr: IntExpr, axes: Collection[str]) -> Scalar:
         case Mod(num=a, den=b):
             return lift(a, axes) % lift(b, axes)
     raise IRError(f"no elementwise form of {expr}")
+
+
+def _added(a: Scalar, b: Scalar) -> Scalar:
+    return a - b.args[0] if isinstance(b, Call) and b.fn == "neg" else a + b
 
 
 def inside(domain: Domain, axis: str, axes: Collection[str]) -> Scalar:

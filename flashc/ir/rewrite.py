@@ -29,6 +29,14 @@ def rewrite_kernels(program: Program, change: Callable[[Kernel], Kernel], **fiel
     return replace(program, kernels=tuple(change(k) for k in program.kernels), **fields_changed)
 
 
+def with_sizes(program: Program, values: Mapping[str, int]) -> Program:
+    """The program with numbers for integer symbols everywhere: its walkers' results are then short."""
+    return replace(
+        program, kernels=substitute_sizes(program.kernels, values), axes=substitute_sizes(program.axes, values),
+        tensors=substitute_sizes(program.tensors, values),
+    )
+
+
 def substitute_sizes(node: T, values: Mapping[str, int]) -> T:
     """``node`` with integer symbols replaced in every integer expression below it."""
     if isinstance(node, IntExpr):

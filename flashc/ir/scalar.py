@@ -197,7 +197,7 @@ def call(fn: str, *args: ScalarLike) -> Scalar:
 
 def _fold(function: Function, args: tuple[Scalar, ...]) -> Lit | None:
     literals = [arg for arg in args if isinstance(arg, Lit)]
-    if len(literals) < len(args):
+    if len(literals) < len(args) or (function.name == "to_int" and not math.isfinite(literals[0].value)):
         return None
     node = Call(function.name, args)
     kind_of(node, {})

@@ -251,7 +251,7 @@ class _Parser:
 
     def function(self, token: _Token) -> Scalar:
         args, word = self.items(")"), token.text
-        if word == "indomain" and self.names.coords is None and isinstance(args[0], Ref):
+        if word == "indomain" and self.names.coords is None and args and isinstance(args[0], Ref):
             return InDomain(args[0].name)
         if word not in self.names.functions:
             self.unknown(token, "function", self.names.functions)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flashc.ir.intexpr import Const, IntExpr, Item, Sym
@@ -30,7 +30,7 @@ from flashc.ir.types import BOOL, DTYPES, F32, I32, Axis, Param, Tensor
 from flashc.ops.attention_spec import SCHEMA, AttentionSpec, parse
 from flashc.ops.base import Operator
 from flashc.ops.build import (
-    carry, cast, dot, elementwise, load, loops, reduce, store, syms,
+    carry, cast, dot, elementwise, load, loops, over, reduce, store, syms,
 )
 
 LOG2E = 1.4426950408889634
@@ -220,7 +220,7 @@ def q_stationary(spec: AttentionSpec) -> Program:
         dot("acc1", "ie", weights, "vt", "j", Ref("acc") * Ref("alpha"), zero_skips=True),
     )
     state = (carry("m", "i", -math.inf, "m1"), carry("l", "i", 0.0, "l1"), carry("acc", "ie", 0.0, "acc1"))
-    keys = Seq(loops(("j", Tj))[0], step, state, domain(spec), "softmax", Sym("stages"))
+    keys = Seq(over("j", Tj), step, state, domain(spec), "softmax", Sym("stages"))
     body = (_q(spec), keys, *_output(spec, "acc", "l"), *_lse(spec, "m", "l"))
     par = Par(loops(("b", 1), ("h", 1), ("i", Ti)), body, "longest")
     return _program(spec, "q_stationary", "Ti Tj stages", Kernel("attention", (par,)))
@@ -229,15 +229,15 @@ def q_stationary(spec: AttentionSpec) -> Program:
 def _score_slices(spec: AttentionSpec, tile: IntExpr) -> Seq:
     """s = Q K^T accumulated over slices of the head dimension, so that only the score tile stays resident."""
     step = (_q(spec), _k(spec), dot("s1", "ij", "qt", "kt", "k", Ref("s")))
-    return Seq(loops(("k", tile))[0], step, (carry("s", "ij", 0.0, "s1"),), law="add")
+    return Seq(over("k", tile), step, (carry("s", "ij", 0.0, "s1"),), law="add")
 
 
 def tile_fused(spec: AttentionSpec) -> Program:
     """The score tile is resident; Q, K and V pass by in column slices and O is read, rescaled and written per tile."""
     Ti, Tj, Tk, Te = syms("Ti Tj Tk Te")
     weights, rounding = _weights(spec)
-    clear = Seq(loops(("e", Te))[0], (elementwise("zero", "ie", Lit(0.0)), store("partial", O_TILE, "zero")))
-    accumulate = Seq(loops(("e", Te))[0], (
+    clear = Seq(over("e", Te), (elementwise("zero", "ie", Lit(0.0)), store("partial", O_TILE, "zero")))
+    accumulate = Seq(over("e", Te), (
         _v(spec),
         load("part", "ie", F32, "partial", O_TILE),
         dot("part1", "ie", weights, "vt", "j", Ref("part") * Ref("alpha"), zero_skips=True),
@@ -245,8 +245,8 @@ def tile_fused(spec: AttentionSpec) -> Program:
     ))
     step = (_score_slices(spec, Tk), *_online(spec), *rounding, accumulate)
     state = (carry("m", "i", -math.inf, "m1"), carry("l", "i", 0.0, "l1"))
-    keys = Seq(loops(("j", Tj))[0], step, state, domain(spec), "softmax")
-    finish = Seq(loops(("e", Te))[0], (load("acc", "ie", F32, "partial", O_TILE), *_output(spec, "acc", "l")))
+    keys = Seq(over("j", Tj), step, state, domain(spec), "softmax")
+    finish = Seq(over("e", Te), (load("acc", "ie", F32, "partial", O_TILE), *_output(spec, "acc", "l")))
     par = Par(loops(("b", 1), ("h", 1), ("i", Ti)), (clear, keys, finish, *_lse(spec, "m", "l")), "longest")
     temp = Tensor("partial", F32, (B, Hq, Lq, E), "temp")
     return _program(spec, "tile_fused", "Ti Tj Tk Te", Kernel("attention", (par,)), temps=(temp,))
@@ -268,7 +268,7 @@ def stored_scores(spec: AttentionSpec) -> Program:
         elementwise("l1", "i", Ref("l") * exp2(Ref("m") - _finite(Ref("m1"))) + Ref("lt")),
     )
     state = (carry("m", "i", -math.inf, "m1"), carry("l", "i", 0.0, "l1"))
-    first = Seq(loops(("j", Tj))[0], rows, state, domain(spec), "softmax")
+    first = Seq(over("j", Tj), rows, state, domain(spec), "softmax")
     statistics = (store("row_max", ROW, "m"), store("row_sum", ROW, "l"))
     scores = Par(loops(("b", 1), ("h", 1), ("i", Ti)), (first, *statistics, *_lse(spec, "m", "l")), "longest")
     step = (
@@ -278,7 +278,7 @@ def stored_scores(spec: AttentionSpec) -> Program:
         _v(spec),
         dot("acc1", "ie", weights, "vt", "j", Ref("acc"), zero_skips=True),
     )
-    second = Seq(loops(("j", Rj))[0], step, (carry("acc", "ie", 0.0, "acc1"),), domain(spec), "add", Sym("stages"))
+    second = Seq(over("j", Rj), step, (carry("acc", "ie", 0.0, "acc1"),), domain(spec), "add", Sym("stages"))
     values = Par(loops(("b", 1), ("h", 1), ("i", Ri), ("e", Re)), (
         load("m", "i", F32, "row_max", ROW), load("l", "i", F32, "row_sum", ROW), second, *_output(spec, "acc", "l"),
     ), "longest")
@@ -347,9 +347,30 @@ def reduced(spec: AttentionSpec) -> AttentionSpec:
     )
 
 
+def peers(spec: AttentionSpec, tensors: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
+    """torch's scaled_dot_product_attention, where it offers the same feature set."""
+    import torch
+
+    beyond = (spec.softcap, spec.window, spec.kv_lengths, spec.score, spec.keep, spec.bias_shape and spec.mask_shape)
+    shifted = spec.q_offset is not None or (spec.causal and spec.seq_q != spec.seq_kv)
+    if any(x is not None for x in beyond) or spec.alibi or shifted or "lse" in spec.outputs:
+        return {}
+    extra = tensors.get("bias", tensors.get("mask"))
+    if spec.causal and extra is not None:
+        return {}
+
+    def run() -> Any:
+        return torch.nn.functional.scaled_dot_product_attention(
+            tensors["q"], tensors["k"], tensors["v"], attn_mask=extra, is_causal=spec.causal, scale=spec.scale,
+            enable_gqa=spec.heads_q != spec.heads_kv,
+        )
+
+    return {"torch SDPA": run}
+
+
 OPERATOR = Operator(
     name="attention", schema=SCHEMA, parse=parse, algorithm=algorithm,
     schedules=lambda spec: (q_stationary(spec), tile_fused(spec), stored_scores(spec)),
     sizes=sizes, params=params, tables=tables, defaults=defaults, examples=examples,
-    reduced=reduced, derive=lambda found: {"G": found["Hq"] // max(found["Hkv"], 1)},
+    reduced=reduced, peers=peers, derive=lambda found: {"G": found["Hq"] // max(found["Hkv"], 1)},
 )

@@ -23,6 +23,7 @@ class Operator:
     defaults   inputs a call may leave out, by tensor name (the spec's own lengths, standard slopes)
     derive     integer symbols that follow from others, given those read off the arguments' shapes
     examples   random inputs that are not plain normal values: ``(spec, numpy Generator) -> {tensor: array}``
+    peers      what a user would call instead: ``(spec, torch tensors by name) -> {name: thunk}``
     reduced    a smaller spec of the same features for slow interpreters, covering two tiles and a tail
     """
 
@@ -37,4 +38,5 @@ class Operator:
     defaults: Callable[[Any], dict[str, Any]] = lambda _spec: {}
     derive: Callable[[Mapping[str, int]], dict[str, int]] = lambda _sizes: {}
     reduced: Callable[[Any], Any] = lambda spec: spec
+    peers: Callable[[Any, Mapping[str, Any]], dict[str, Callable[[], Any]]] = lambda _spec, _tensors: {}
     examples: Callable[[Any, Any], dict[str, Any]] = lambda _spec, _rng: {}

@@ -48,7 +48,13 @@ def carry(name: str, axes: str, init: float, after: str) -> Carry:
     return Carry(Value(name, tuple(axes), F32), Lit(init), after)
 
 
+def over(axis: str, tile: IntExpr | int) -> Loop:
+    """A sequential loop."""
+    return Loop(axis, as_expr(tile))
+
+
 def loops(*pairs: tuple[str, IntExpr | int]) -> tuple[Loop, ...]:
+    """Parallel loops: one task per combination of tiles."""
     return tuple(Loop(axis, as_expr(tile), "grid") for axis, tile in pairs)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from flashc.ir.intexpr import Const, Sym
 from flashc.ir.nodes import Kernel, Load, Par, Program, Seq, Stmt
 from flashc.ir.scalar import Ref
 from flashc.ir.types import DTYPES, Axis, Tensor
 from flashc.ops.base import Operator
-from flashc.ops.build import carry, dot, elementwise, load, loops, store, syms
+from flashc.ops.build import carry, dot, elementwise, load, loops, over, store, syms
 from flashc.ops.gemm_spec import SCHEMA, GemmSpec, parse
 
 B, M, N, K = syms("B M N K")
@@ -53,7 +55,7 @@ def output_stationary(spec: GemmSpec) -> Program:
     """An output tile stays on chip while slices of A and B pass by (Smith et al. 2017: 2 m n k / sqrt(M) traffic)."""
     Ti, Tj, Tk = syms("Ti Tj Tk")
     step = (*_operands(spec), dot("acc1", "ij", "at", "bt", "k", Ref("acc")))
-    slices = Seq(loops(("k", Tk))[0], step, (carry("acc", "ij", 0.0, "acc1"),), law="add", stages=Sym("stages"))
+    slices = Seq(over("k", Tk), step, (carry("acc", "ij", 0.0, "acc1"),), law="add", stages=Sym("stages"))
     body = (Par(loops(("b", 1), ("i", Ti), ("j", Tj)), (slices, *_finish(spec))),)
     return _program(spec, "output_stationary", "Ti Tj Tk stages", body)
 
@@ -69,7 +71,18 @@ def reduced(spec: GemmSpec) -> GemmSpec:
     )
 
 
+def peers(spec: GemmSpec, tensors: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
+    """torch.matmul, where there is no epilogue that it cannot do."""
+    import torch
+
+    if spec.epilogue is not None or spec.out_dtype != spec.dtype:
+        return {}
+    a = tensors["a"].transpose(1, 2) if spec.transpose_a else tensors["a"]
+    b = tensors["b"].transpose(1, 2) if spec.transpose_b else tensors["b"]
+    return {"torch.matmul": lambda: torch.matmul(a, b)}
+
+
 OPERATOR = Operator(
     name="gemm", schema=SCHEMA, parse=parse, algorithm=algorithm, schedules=lambda spec: (output_stationary(spec),),
-    sizes=sizes, params=lambda _spec: {}, reduced=reduced,
+    sizes=sizes, params=lambda _spec: {}, reduced=reduced, peers=peers,
 )

@@ -69,8 +69,11 @@ class CpuBackend:
     def padded(self, axis: str, extent: IntExpr) -> IntExpr:
         return extent
 
+    def lower(self, bound: Program) -> Program:
+        return lower.lower(bound)
+
     def emit(self, bound: Program, device: Device) -> str:
-        return run.whole_source(emit.emit(lower.lower(bound), device.vector.width_bits))
+        return run.whole_source(emit.emit(self.lower(bound), device.vector.width_bits))
 
     def build(self, source: str, bound: Program, device: Device) -> Built:
         return run.build(source, bound, device)

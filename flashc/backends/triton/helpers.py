@@ -37,12 +37,12 @@ def dot_zero_skips(a, b, init):
 
     Only if b holds NaN or infinities is the sum done row by row of b, with zeros skipped.
     """
-    if tl.max((tl.abs(b) < float("inf")).to(tl.int32) ^ 1) == 0:
+    if tl.min((tl.abs(b) < float("inf")).to(tl.int32)) == 1:
         out = tl.dot(a, b, init, input_precision="ieee")
     else:
         out = init
         n = tl.arange(0, b.shape[0])
-        for row in tl.range(0, b.shape[0], num_stages=1):
+        for row in tl.range(0, b.shape[0], num_stages=1, disable_licm=True):
             weight = tl.sum(tl.where(n[None, :] == row, a, 0.0).to(tl.float32), 1)[:, None]
             value = tl.sum(tl.where(n[:, None] == row, b, 0.0).to(tl.float32), 0)[None, :]
             out += tl.where(weight == 0.0, 0.0, weight * value)

@@ -1,0 +1,5 @@
+"""Triton source for NVIDIA and AMD GPUs: printed from the IR, compiled offline by Triton for a named target."""
+
+from flashc.backends.triton.backend import BACKEND
+
+__all__ = ["BACKEND"]

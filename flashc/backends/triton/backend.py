@@ -1,0 +1,49 @@
+"""Triton's lowering profile and printer, behind the common backend interface."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from flashc.autotune.problem import Constraint
+from flashc.backends.base import Built, Executable
+from flashc.backends.triton import build, place, resources, run, source
+from flashc.hwmodels.model import Device
+from flashc.ir.intexpr import IntExpr
+from flashc.ir.nodes import Program
+
+
+class TritonBackend:
+    name = "triton"
+    kinds = ("gpu",)
+
+    def missing(self, device: Device) -> str | None:
+        if device.triton_target is None:
+            return device.missing_artefacts or f"{device.name}: Triton has no target for {device.arch}"
+        return None
+
+    def place(self, program: Program, device: Device) -> Program:
+        return place.place(program, device)
+
+    def domains(self, placed: Program, device: Device, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+        return place.domains(placed, device, sizes)
+
+    def constraints(self, placed: Program, device: Device) -> tuple[Constraint, ...]:
+        return resources.constraints(placed, device)
+
+    def padded(self, axis: str, extent: IntExpr) -> IntExpr:
+        return place.padded(axis, extent)
+
+    def emit(self, bound: Program, device: Device) -> str:
+        return source.emit(bound, device.title)
+
+    def build(self, source: str, bound: Program, device: Device) -> Built:
+        return build.build(source, bound, device)
+
+    def absent(self, device: Device) -> str | None:
+        return run.absent(device)
+
+    def load(self, built: Built, bound: Program, device: Device) -> Executable:
+        return run.load(built, bound, device)
+
+
+BACKEND = TritonBackend()

@@ -1,0 +1,61 @@
+"""The process that runs emitted kernels under Triton's interpreter: ``python -m flashc.backends.triton.interpreter DIR``.
+
+``DIR`` holds one folder per program: the source, the tensors as .npy files (bf16 as its bits) and plan.json, which names
+the kernels, their arguments and their numbers of programs. Tensors are written back as NAME.out.npy. Needs
+TRITON_INTERPRET=1 before Triton is imported, which is why it is a process of its own.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def main(root: Path) -> None:
+    for folder in sorted(root.iterdir()):
+        run(folder)
+
+
+def run(folder: Path) -> None:
+    import torch
+
+    plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    tensors = {name: _tensor(folder / f"{name}.npy", dtype) for name, dtype in plan["types"].items()}
+    spec = importlib.util.spec_from_file_location(folder.name, folder / "kernels.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for kernel in plan["kernels"]:
+        arguments = [_argument(kind, source, dim, tensors, plan) for kind, source, dim in kernel["arguments"]]
+        if kernel["programs"]:
+            getattr(module, kernel["kernel"])[(kernel["programs"],)](*arguments)
+    for name, tensor in tensors.items():
+        bits = tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
+        np.save(folder / f"{name}.out.npy", bits.numpy())
+
+
+def _tensor(path: Path, dtype: str) -> Any:
+    import torch
+
+    array = np.load(path)
+    if dtype == "bf16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array.view(np.int8) if dtype == "bool" else array)
+
+
+def _argument(kind: str, source: str, dim: int, tensors: Mapping[str, Any], plan: Mapping[str, Any]) -> Any:
+    if kind == "pointer":
+        return tensors[source]
+    if kind == "stride":
+        return tensors[source].stride(dim)
+    return plan["sizes"][source] if kind == "size" else plan["params"][source]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
