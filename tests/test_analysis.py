@@ -37,13 +37,20 @@ def _check(document: dict[str, Any], tiles: dict[str, int]) -> None:
 
 
 tile = st.integers(2, 40)
-TILES = st.fixed_dictionaries({t: tile for t in ("Ti", "Tj", "Tk", "Te", "Ri", "Rj", "Re")}).map(lambda t: {**t, "stages": 1})
+TILES = st.fixed_dictionaries(dict.fromkeys(("Ti", "Tj", "Tk", "Te", "Ri", "Rj", "Re"), tile)).map(
+    lambda t: {**t, "stages": 1}
+)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
-    tiles=TILES, n=st.integers(1, 60), m=st.integers(1, 60), causal=st.booleans(),
-    window=st.sampled_from([None, [-1, 3], [7, -1], [5, 2]]), lengths=st.booleans(), mask=st.booleans(),
+    tiles=TILES,
+    n=st.integers(1, 60),
+    m=st.integers(1, 60),
+    causal=st.booleans(),
+    window=st.sampled_from([None, [-1, 3], [7, -1], [5, 2]]),
+    lengths=st.booleans(),
+    mask=st.booleans(),
 )
 def test_closed_form_traffic_of_attention(
     tiles: dict[str, int], n: int, m: int, causal: bool, window: Any, lengths: bool, mask: bool

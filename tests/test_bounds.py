@@ -40,7 +40,9 @@ def test_small_memory_regime_is_2_e_d_over_sqrt_m() -> None:
 def test_between_the_regimes_the_bound_is_the_balanced_block() -> None:
     d, pairs = 64, 10**6
     fast = 4 * d * d
-    assert attention_words(pairs, d, d, fast) == pytest.approx((9.481 * d * d - fast) * pairs / (5.618 * d * d), rel=1e-3)
+    assert attention_words(pairs, d, d, fast) == pytest.approx(
+        (9.481 * d * d - fast) * pairs / (5.618 * d * d), rel=1e-3
+    )
 
 
 def test_compulsory_counts_each_input_and_output_once() -> None:
@@ -72,7 +74,11 @@ def test_no_schedule_goes_below_the_bound_of_its_own_footprint(schedule: int, he
     operator, spec = registry()["attention"], workload.spec
     program = operator.schedules(spec)[schedule]
     for tile in (8, 16, 64, 128):
-        env = {**operator.sizes(spec), **{t: min(tile, head_dim) if t[1:] in "ke" else tile for t in program.tiles}, "stages": 1}
+        env = {
+            **operator.sizes(spec),
+            **{t: min(tile, head_dim) if t[1:] in "ke" else tile for t in program.tiles},
+            "stages": 1,
+        }
         env.update(dict(program.fixed))
         fast = max(footprint(program, k, None).evaluate(env) for k in program.kernels)
         best = lower_bounds(operator.algorithm(spec), program, env, fast)[0]

@@ -285,7 +285,7 @@ def test_an_answer_without_proof_is_marked_feasible(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(enumerate, "CHUNK", 8)
     clock = itertools.count()
     monkeypatch.setattr(enumerate.time, "monotonic", lambda: float(next(clock)))
-    problem = Problem(tuple(Variable(name, Interval(1, 30)) for name in "xyz"), (), X + Y + Z)
+    problem = Problem(tuple(Variable(name, Interval(1, 30)) for name in "xyz"), (), X * Y * Z)
     answer = solve(problem, engine="enumerate", time_limit=60.0)
     assert answer.status == "feasible"
     assert "no proof" in answer.proof

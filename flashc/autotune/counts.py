@@ -1,8 +1,8 @@
-"""What a placed kernel does, as the time model counts it: tasks, loop steps, element operations, operand reads.
+"""What a placed kernel does, as the time model counts it: tasks, loop steps, operations, operand reads.
 
-Like ``ir.analysis`` these walk the nodes and know of no operator; unlike there the counts are those of a machine:
-tiles are padded to the matrix unit's shape, an operand counts once per group of workers that reads it, and a
-subexpression counts over its own axes only, since every compiler takes it out of the inner loop.
+Like ``ir.analysis`` these walk the nodes and know of no operator; unlike there the counts are those of a
+machine: tiles are padded to the matrix unit's shape, an operand counts once per group of workers that reads
+it, and a subexpression counts over its own axes only, since compilers take it out of the inner loop.
 """
 
 from __future__ import annotations
@@ -14,7 +14,20 @@ from flashc.autotune.rates import ZERO, matrix_unit, total
 from flashc.hwmodels.model import Device
 from flashc.ir.analysis import Pad, Site, expressions, sites, tensor_bytes, transfers, values_of
 from flashc.ir.intexpr import Const, IntExpr, Sym, ceil_div, imax, imin
-from flashc.ir.nodes import Access, Copy, Dot, Kernel, Load, Loop, Par, Program, Reduce, Seq, Store, outputs_of
+from flashc.ir.nodes import (
+    Access,
+    Copy,
+    Dot,
+    Kernel,
+    Load,
+    Loop,
+    Par,
+    Program,
+    Reduce,
+    Seq,
+    Store,
+    outputs_of,
+)
 from flashc.ir.scalar import FUNCTIONS, Call, Coord, InDomain, Ref, Scalar, walk
 from flashc.ir.types import Value
 
@@ -37,20 +50,21 @@ class Tasks:
 
 def steps_of(program: Program, kernel: Kernel) -> IntExpr:
     """Iterations of all sequential loops over all tasks."""
-    return total([site.count(()) for site in _loop_bodies(program, kernel)])
+    return total(site.count(()) for site in _loop_bodies(program, kernel))
 
 
 def tasks_of(program: Program, kernel: Kernel) -> Tasks:
-    """Tasks differ where a loop's range depends on the task's tile; the first and the last tile are the extremes."""
+    """Tasks differ where a loop's range depends on the task's tile; its first and last are the extremes."""
     count: IntExpr = Const(1)
     for loop in parallel_loops(kernel):
         count = count * ceil_div(program.axis(loop.axis).extent, loop.tile)
     bodies = [site for site in _loop_bodies(program, kernel) if _uneven(site)]
-    mean = total([site.count(()) for site in bodies])
+    mean = total(site.count(()) for site in bodies)
     if not bodies:
         return Tasks(count, Const(SHARE), Const(SHARE))
-    ends = [total([_as_if(site, last) for site in bodies]) * SHARE // imax(mean, Const(1)) for last in (False, True)]
-    return Tasks(count, imin(*ends), imax(*ends))
+    first, last = (total(_as_if(site, last) for site in bodies) for last in (False, True))
+    shares = [end * SHARE // imax(mean, Const(1)) for end in (first, last)]
+    return Tasks(count, imin(*shares), imax(*shares))
 
 
 def parallel_loops(kernel: Kernel) -> tuple[Loop, ...]:
@@ -91,11 +105,12 @@ def element_operations(program: Program, kernel: Kernel, pad: Pad) -> tuple[IntE
     Predicates of a loop's domain are left out: only the few partial tiles evaluate them.
     """
     axes_of = {name: value.axes for name, (value, _, _) in values_of(program, kernel).items()}
-    vector, exps = ZERO, ZERO
+    vector: list[IntExpr] = []
+    exps: list[IntExpr] = []
     for site in sites(program, kernel):
         out = outputs_of(site.stmt)
         if isinstance(site.stmt, Reduce):
-            vector = vector + site.count((*site.stmt.out.axes, site.stmt.over), pad)
+            vector.append(site.count((*site.stmt.out.axes, site.stmt.over), pad))
         for expr in expressions(site.stmt):
             for call in _calls(expr):
                 wanted = _axes(call, axes_of)
@@ -103,9 +118,8 @@ def element_operations(program: Program, kernel: Kernel, pad: Pad) -> tuple[IntE
                 if not axes:
                     continue
                 cost, elements = FUNCTIONS[call.fn], site.count(axes, pad)
-                vector = vector + elements * cost.flops * (not cost.transcendental)
-                exps = exps + elements * cost.transcendental
-    return vector, exps
+                (exps if cost.transcendental else vector).append(elements * max(cost.flops, 1))
+    return total(vector), total(exps)
 
 
 def _calls(expr: Scalar) -> list[Call]:
@@ -124,7 +138,7 @@ def _axes(expr: Scalar, axes_of: Mapping[str, Sequence[str]]) -> set[str]:
 
 
 def moves(program: Program, kernel: Kernel) -> tuple[IntExpr, IntExpr]:
-    """(elements that copies and stores move in memory order, elements they transpose) where a vector unit moves them.
+    """Elements that copies and stores move in memory order, and those they transpose on the way.
 
     A move transposes when the vector lanes run along another axis than the one contiguous in memory.
     """
@@ -163,7 +177,7 @@ def exchanged_bytes(program: Program, kernel: Kernel) -> IntExpr:
 
 @dataclass(frozen=True, slots=True)
 class DotCount:
-    """One dot: its node, operand type, multiply-add operations as executed, and bytes of operands it reads."""
+    """One dot: its node, operand type, operations as executed, and bytes of operands it reads."""
 
     dot: Dot
     dtype: str
@@ -184,7 +198,7 @@ def dots(program: Program, kernel: Kernel, device: Device, pad: Pad, workers: In
         shape = {} if unit is None else {
             **{x: unit.m for x in dot.out.axes if x in a.axes},
             **{x: unit.n for x in dot.out.axes if x not in a.axes},
-            **{x: unit.k for x in dot.over},
+            **dict.fromkeys(dot.over, unit.k),
         }
         operations = site.count((*dot.out.axes, *dot.over), _rounded(pad, shape)) * 2
         groups = _groups(device, unit.m if unit else 1, workers)
@@ -211,7 +225,7 @@ def _groups(device: Device, rows: int, workers: IntExpr) -> IntExpr:
 
 
 def _reads(site: Site, a: Value, b: Value, pad: Pad, groups: IntExpr, chained: bool) -> IntExpr:
-    """Bytes of both operands out of the staging memory: a once per group along b's axis, b once per group along a's.
+    """Bytes of both operands out of the staging memory, each once per group along the other's axis.
 
     Operands in registers cost nothing. Where a row of the result is reduced its columns stay in one worker.
     """
@@ -220,28 +234,32 @@ def _reads(site: Site, a: Value, b: Value, pad: Pad, groups: IntExpr, chained: b
         return left + right
     if chained:
         return left + right * groups
-    return imin(*(left * ceil_div(groups, Const(rows)) + right * imin(groups, Const(rows)) for rows in SPLITS))
+    splits = ((imin(groups, rows), ceil_div(groups, rows)) for rows in SPLITS)
+    return imin(*(left * columns + right * rows for rows, columns in splits))
 
 
 # -- the slowest memory
 
 
 def distinct_bytes(program: Program, kernel: Kernel, slots: IntExpr, capacity: int | None) -> IntExpr:
-    """Bytes between the slowest memory and a shared cache of ``capacity`` bytes, which ``slots`` tasks use at a time.
+    """Bytes between the slowest memory and a shared cache of ``capacity`` bytes that ``slots`` tasks use
+    together.
 
-    Tasks that run together move along their loops together and share what they stream. What they touch together is
-    read once per wave where the cache cannot hold all tensors, in proportion to what it cannot hold.
+    Tasks that run together move along their loops together and share what they stream. What they touch
+    together is read once per wave where the cache cannot hold all tensors, in proportion to what it cannot.
     """
     moved: dict[str, IntExpr] = {}
     for transfer in transfers(program, kernel):
         moved[transfer.tensor] = moved.get(transfer.tensor, ZERO) + transfer.bytes
     if capacity is None:
-        return total(list(moved.values()))
-    indices = {s.stmt.access.tensor: s.stmt.access for s in sites(program, kernel) if isinstance(s.stmt, Load | Store)}
+        return total(moved.values())
+    stmts = [site.stmt for site in sites(program, kernel)]
+    indices = {s.access.tensor: s.access for s in stmts if isinstance(s, Load | Store)}
     sizes = {name: tensor_bytes(program.tensor(name)) for name in moved}
     waves = ceil_div(tasks_of(program, kernel).count, slots)
     covered = _coverage(program, kernel, slots)
-    missing = imax(ZERO, total(list(sizes.values())) - capacity) * SHARE // imax(total(list(sizes.values())), Const(1))
+    all_bytes = total(sizes.values())
+    missing = imax(ZERO, all_bytes - capacity) * SHARE // imax(all_bytes, Const(1))
     found = []
     for name, size in sizes.items():
         once = imin(size, moved[name])
@@ -251,7 +269,7 @@ def distinct_bytes(program: Program, kernel: Kernel, slots: IntExpr, capacity: i
 
 
 def _coverage(program: Program, kernel: Kernel, slots: IntExpr) -> dict[str, tuple[IntExpr, IntExpr]]:
-    """Per parallel axis: (tiles that consecutive tasks cover, tiles in all); the last loop varies quickest."""
+    """Tiles that consecutive tasks cover, and tiles in all, per parallel axis; the last varies quickest."""
     found: dict[str, tuple[IntExpr, IntExpr]] = {}
     left = slots
     for loop in reversed(parallel_loops(kernel)):
@@ -264,7 +282,7 @@ def _coverage(program: Program, kernel: Kernel, slots: IntExpr) -> dict[str, tup
 def _touched(
     program: Program, access: Access, size: IntExpr, covered: Mapping[str, tuple[IntExpr, IntExpr]]
 ) -> IntExpr:
-    """Bytes of a tensor that the tasks of one wave touch: its size, less the tiles that none of them is at."""
+    """Bytes of a tensor that the tasks of one wave touch: its size, less the tiles that none is at."""
     for index in access.index:
         for axis in sorted(index.symbols() & covered.keys()):
             tiles, count = covered[axis]

@@ -18,6 +18,7 @@ from flashc.autotune.problem import AllOf, AnyOf, Assignment, Condition, Constra
 from flashc.autotune.propagate import Domain
 from flashc.errors import ConstraintError, IntegerOverflowError, SolverLimitError
 from flashc.ir.intexpr import Add, CeilDiv, Const, FloorDiv, IntExpr, Item, Max, Min, Mod, Mul, Sum, Sym
+from flashc.ir.let import Let
 
 LIMIT = 2**60
 """Largest magnitude of any term: CP-SAT adds such terms in int64."""
@@ -49,6 +50,7 @@ class Encoder:
             for name, domain in domains.items()
         }
         self.terms: dict[IntExpr, Term] = {}
+        self.named: dict[str, Term] = {}
         for condition in problem.constraints:
             self.post(condition, None)
 
@@ -89,6 +91,11 @@ class Encoder:
     def _encode(self, expr: IntExpr) -> Term:
         if isinstance(expr, Const):
             return Term(expr.value, expr.value, expr.value)
+        if isinstance(expr, Let):
+            self.named[expr.name] = self.term(expr.value)
+            return self.term(expr.body)
+        if isinstance(expr, Sym) and expr.name in self.named:
+            return self.named[expr.name]
         if isinstance(expr, Sym):
             domain = self.domains[expr.name]
             return Term(self.variables[expr.name], domain.lo, domain.hi)
@@ -97,8 +104,9 @@ class Encoder:
             return Term(sum(p.value for p in parts), sum(p.lo for p in parts), sum(p.hi for p in parts))
         if isinstance(expr, Mul) and isinstance(expr.args[0], Const) and len(expr.args) == 2:
             return _scaled(self.term(expr.args[1]), expr.args[0].value)
-        rows = prod(self.domains[name].size for name in expr.symbols())
-        listed = all(self.domains[name].values is not None for name in expr.symbols())
+        found = [self.domains.get(name) for name in expr.symbols()]  # None for a named value
+        rows = prod(LARGE_TABLE if domain is None else domain.size for domain in found)
+        listed = all(domain is not None and domain.values is not None for domain in found)
         if listed and rows <= SMALL_TABLE:
             return self._table(expr)
         if isinstance(expr, (Sum, Item)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from flashc.autotune import cpsat, enumerate
+from flashc.autotune import decompose, enumerate
 from flashc.autotune.enumerate import Best, Budget, BudgetError
 from flashc.autotune.problem import Assignment, Problem
 from flashc.autotune.propagate import Domain, propagate
@@ -40,9 +40,13 @@ def run(problem: Problem, k: int, engine: Engine, deadline: float) -> Outcome:
         return Outcome(({},), True, "propagation", 1, 1)
     if _enumerates(engine, domains):
         budget = Budget(_rows(engine, domains), deadline)
-        outcome = _enumerated(problem, domains, k, budget)
+        outcome = _decomposed(problem, domains, k, Budget(_rows(engine, domains), deadline))
+        outcome = outcome or _enumerated(problem, domains, k, budget)
         if outcome.proven or engine == "enumerate" or budget.expired():
             return _answered(outcome)
+    # Imported late: OR-Tools takes a third of a second to import, and most spaces are small.
+    from flashc.autotune import cpsat
+
     points, proven = cpsat.best(problem, domains, k, deadline)
     return Outcome(tuple(points), proven, "cpsat")
 
@@ -58,6 +62,8 @@ def satisfiable(problem: Problem, deadline: float) -> bool:
             return enumerate.satisfiable(problem, domains, budget)
         except BudgetError:
             pass  # too many rows: CP-SAT decides below
+    from flashc.autotune import cpsat
+
     return cpsat.satisfiable(problem, domains, deadline)
 
 
@@ -88,6 +94,18 @@ def _rows(engine: Engine, domains: dict[str, Domain]) -> int:
     if engine == "enumerate" or enumerate.space(domains) <= SMALL_SPACE:
         return NO_LIMIT
     return TRIAL_ROWS
+
+
+def _decomposed(problem: Problem, domains: dict[str, Domain], k: int, budget: Budget) -> Outcome | None:
+    """The answer by parts; None where the problem does not fall apart, or its parts are too large."""
+    found = decompose.split(problem, domains)
+    if found is None:
+        return None
+    try:
+        points, solutions = decompose.best(problem, k, found, domains, budget)
+    except BudgetError:
+        return None
+    return Outcome(points, True, "enumerate", budget.rows_used, solutions)
 
 
 def _enumerated(problem: Problem, domains: dict[str, Domain], k: int, budget: Budget) -> Outcome:

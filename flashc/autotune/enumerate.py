@@ -70,6 +70,7 @@ class Best:
 
     def offer(self, rows: Rows) -> None:
         """Take complete rows; they are ranked once a chunk of them has come together."""
+        self.count(rows)
         self.waiting.append(rows)
         if sum(map(_count, self.waiting)) >= CHUNK:
             self.rank()
@@ -87,9 +88,16 @@ class Best:
         merged = {name: np.concatenate([self.rows.get(name, rows[name][:0]), rows[name]]) for name in names}
         costs = np.concatenate([self.objective, cost])
         keys = [direction * merged[name] for name, direction in reversed(self.problem.ranking())]
-        order = np.lexsort([*keys, costs])[: self.k]
+        order = self.kept(merged, np.lexsort([*keys, costs]))
         self.rows = {name: column[order] for name, column in merged.items()}
         self.objective = costs[order]
+
+    def count(self, rows: Rows) -> None:
+        """Take note of complete rows that are offered."""
+
+    def kept(self, rows: Rows, order: Ints) -> Ints:
+        """Which of the rows to keep, given their numbers in rank order."""
+        return np.asarray(order[: self.k])
 
     def assignments(self) -> tuple[Assignment, ...]:
         """The best rows in order."""

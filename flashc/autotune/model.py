@@ -1,13 +1,13 @@
 """The time model: picoseconds of a placed program on a device, as one integer expression in its tile symbols.
 
-Everything is read off the program by walkers and off the device model; no operator and no device is named here.
+Everything is read off the program by walkers and off the device; no operator and no device is named here.
 docs/model.md has the formulas, the constants and where they come from. In short, per kernel:
 
-    units     work of each unit (matrix, on-chip operand reads, vector, exponential, shared cache) / its rate
-    core      the longest unit, plus the rest divided by the number of independent streams that hide it
-    stall     the part of a load's latency that neither buffers nor other resident tasks cover, once per loop step
-    makespan  tasks over cores: whole tasks per core where they are equal, the longest task where they are not
-    total     makespan beside the traffic with the slowest memory, and one launch
+    units      work of each unit (matrix, vector, exponential, on-chip reads, loads) over its rate
+    core       the longest unit, plus what the core's other independent streams do not hide of the rest
+    stall      what neither buffers nor other resident tasks cover of a load's latency, once per loop step
+    makespan   whole tasks per core where tasks are equal, the longest task where they are not
+    total      makespan beside the traffic with the slowest memory, and one launch
 """
 
 from __future__ import annotations
@@ -17,46 +17,51 @@ from dataclasses import dataclass
 
 from flashc.autotune import counts, rates
 from flashc.autotune.counts import SHARE, Tasks
+from flashc.autotune.occupancy import spilled_bytes, workers
 from flashc.autotune.rates import ZERO, divided, total
 from flashc.hwmodels.model import Device
 from flashc.ir.analysis import Pad, transfers
-from flashc.ir.intexpr import Const, IntExpr, Sym, ceil_div, imax, imin
+from flashc.ir.intexpr import Const, IntExpr, ceil_div, imax, imin
 from flashc.ir.let import Names
 from flashc.ir.nodes import Kernel, Par, Program, Seq, Stmt
 
 ONE: IntExpr = Const(1)
+LOADS, MEMORY = "loads", "memory"
+PARTS = 4  # streams are counted in quarters
+SIDE_BY_SIDE = 2  # tasks that hide each other on one core: while one multiplies the other does the rest
 
 
 @dataclass(frozen=True, slots=True)
 class Style:
     """How a kind of machine executes.
 
-    one_issue   arithmetic of all kinds goes through the same ports: its times add up, and moves cost operations
-    step_ps     fixed cost of an iteration of a sequential loop: barriers, address arithmetic, loop control
-    streams     independent streams of one core besides its resident tasks and its loops' buffers
-    prefetches  hardware hides the latency of streamed loads
+    out_of_order   all arithmetic shares the issue ports, so its times add up; hardware prefetches loads
+    issue_ps       instructions of a loop iteration besides its work: addresses, barriers, control
+    step_ps        latency of a loop iteration that other streams hide: barriers, row reductions, flags
+    streams        streams that hide each other, besides a core's resident tasks and its loops' buffers
     """
 
-    one_issue: bool
+    out_of_order: bool
+    issue_ps: int
     step_ps: int
     streams: int
-    prefetches: bool
 
 
 STYLES: Mapping[str, Style] = {
-    "cpu": Style(one_issue=True, step_ps=40_000, streams=4, prefetches=True),
-    "gpu": Style(one_issue=False, step_ps=100_000, streams=1, prefetches=False),
-    "npu": Style(one_issue=False, step_ps=400_000, streams=0, prefetches=False),
-    "accelerator": Style(one_issue=False, step_ps=400_000, streams=0, prefetches=False),
+    "cpu": Style(out_of_order=True, issue_ps=40_000, step_ps=0, streams=16),
+    "gpu": Style(out_of_order=False, issue_ps=20_000, step_ps=100_000, streams=1),
+    "npu": Style(out_of_order=False, issue_ps=100_000, step_ps=400_000, streams=0),
+    "accelerator": Style(out_of_order=False, issue_ps=100_000, step_ps=400_000, streams=0),
 }
-TRANSPOSED_MOVE = 2  # scalar load and store slots of an element that is transposed on its way
-STRAIGHT_MOVE = 2  # vector slots (load, convert, store) per vector of elements, less what overlaps
-HIDDEN_LOADS = 8  # a CPU hides the loads of a register block behind its multiply-adds, all but one part in this
+TRANSPOSED_MOVE = 2  # scalar slots (load, store) of an element that a CPU transposes on its way
+STRAIGHT_MOVE = 2  # vector slots (load, store) of a vector of elements
+SPILL_TOUCHES = 32  # accesses of a spilled register per step: read and written by some 16 instructions
+HIDDEN_LOADS = 16  # of the loads of a CPU's register block, one part in this is not hidden
 
 
 @dataclass(frozen=True, slots=True)
 class KernelTime:
-    """Modelled picoseconds of one kernel: each unit with all cores busy, and in all with waves, steps and launch."""
+    """Modelled picoseconds of one kernel: each unit with all cores busy, and in all."""
 
     kernel: str
     units: tuple[tuple[str, IntExpr], ...]
@@ -69,15 +74,16 @@ class ProgramTime:
 
     @property
     def total(self) -> IntExpr:
-        return total([k.total for k in self.kernels])
+        return total(k.total for k in self.kernels)
 
 
 def model_time(
     placed: Program, device: Device, pad: Pad, resident: Mapping[str, IntExpr] | None = None
 ) -> ProgramTime:
-    """Time of every kernel; ``resident`` gives tasks per core by kernel name where a core holds more than one."""
+    """Time of every kernel; ``resident`` gives tasks per core by kernel name where a core holds several."""
     held = resident or {}
-    return ProgramTime(tuple(_Model(placed, k, device, pad, held.get(k.name, ONE)).time() for k in placed.kernels))
+    models = (_Model(placed, kernel, device, pad, held.get(kernel.name, ONE)) for kernel in placed.kernels)
+    return ProgramTime(tuple(model.time() for model in models))
 
 
 @dataclass
@@ -91,63 +97,72 @@ class _Model:
     def time(self) -> KernelTime:
         self.style = STYLES[self.device.kind]
         self.tasks = counts.tasks_of(self.program, self.kernel)
+        self.steps = imax(ONE, counts.steps_of(self.program, self.kernel))
         self.stages = imax(ONE, *(s.stages for s in _loops(self.kernel.body)))
-        self.workers: IntExpr = Sym("warps") if "warps" in self.program.tiles else ONE
-        units = (*self._units(), ("memory", self._memory()))
+        self.workers = workers(self.program, self.device)
+        units = (*self._units(), (MEMORY, self._memory()))
         return KernelTime(self.kernel.name, units, self._total(units))
 
     def _total(self, units: Sequence[tuple[str, IntExpr]]) -> IntExpr:
-        named = Names()
+        named = Names(self.kernel.name)
         self.resident = named.name("resident", self.resident)
-        self.steps = named.name("steps", imax(ONE, counts.steps_of(self.program, self.kernel)))
+        self.steps = named.name("steps", self.steps)
         self.streams = named.name("streams", self._streams())
-        *per_core, memory = [named.name(name, time) for name, time in units]
-        busy = named.name("busy", self._core(per_core))
-        span = named.name("span", _spread(named.name("core", busy + self._stall(busy)), self.tasks, self.device.cores))
+        times = {name: named.name(name, time) for name, time in units}
+        memory = times.pop(MEMORY)
+        busy = named.name("busy", self._core(times))
+        core = named.name("core", busy + self._stall(busy))
+        span = named.name("span", _makespan(core, self.tasks, self.device.cores))
         launch = int(self.device.launch_overhead_us * 1_000_000)
-        return named.close(imax(span, memory) + imin(span, memory) // (self.streams + 1) + launch)
+        hidden = imin(span, memory) // (self.streams + PARTS) * PARTS
+        return named.close(imax(span, memory) + hidden + launch)
 
     # -- units
 
     def _units(self) -> tuple[tuple[str, IntExpr], ...]:
         """Name and time, all cores busy, of every unit that a core has a share of."""
-        found = list(counts.dots(self.program, self.kernel, self.device, self.pad, self.workers))
+        dots = list(counts.dots(self.program, self.kernel, self.device, self.pad, self.workers))
         vector, exps = counts.element_operations(self.program, self.kernel, self.pad)
-        arithmetic = [
-            ("matrix", total([self._dot(d) for d in found])),
+        arithmetic = (
+            ("matrix", total(self._dot(d) for d in dots)),
             ("vector", divided(vector + self._moves(), rates.vector_rate(self.device))),
             ("exp", divided(exps, rates.exp_rate(self.device))),
-        ]
-        times = [(name, self._shared_out(t)) for name, t in arithmetic]
+        )
+        found = [(name, self._shared_out(time)) for name, time in arithmetic]
         staging, cache = rates.staging(self.device), rates.shared_cache(self.device)
         if staging is not None:
-            reads = total([d.operand_bytes for d in found])
-            times.append((staging.name, divided(reads, rates.level_rate(staging))))
+            reads = total(d.operand_bytes for d in dots) + self._spills()
+            found.append((staging.name, divided(reads, rates.level_rate(staging))))
         if cache is not None:
-            moved = total([t.bytes for t in transfers(self.program, self.kernel)]) + self._exchange()
-            times.append((cache.name, divided(moved, rates.level_rate(cache))))
-        return tuple(times)
+            moved = total(t.bytes for t in transfers(self.program, self.kernel)) + self._exchange()
+            found.append((LOADS, divided(moved, rates.level_rate(cache))))
+        return tuple(found)
 
     def _dot(self, found: counts.DotCount) -> IntExpr:
-        """A register block of m x n multiply-adds per contraction step also loads m vectors and n broadcasts."""
+        """A CPU's register block of m x n multiply-adds per step also loads m vectors and n broadcasts."""
         time = divided(found.operations, rates.dot_rate(self.device, found.dot.atom, found.dtype))
         atom = found.dot.atom
         if atom is None or atom.lane is None:
             return time
-        ratio = rates.loads_per_multiply_add(self.device)
+        ratio = rates.multiply_adds_per_load(self.device)
         block, loads = atom.m * atom.n * ratio.denominator, (atom.m + atom.n) * ratio.numerator
         slots = imax(block, loads) * HIDDEN_LOADS + imin(block, loads)
         return time // (block * HIDDEN_LOADS) * slots
 
     def _moves(self) -> IntExpr:
-        if not self.style.one_issue:
+        """Vector operations of copies and stores, where no other unit moves data."""
+        if not self.style.out_of_order:
             return ZERO
         straight, transposed = counts.moves(self.program, self.kernel)
         lanes = self.device.vector.width_bits // 32
         return straight * STRAIGHT_MOVE + transposed * TRANSPOSED_MOVE * lanes
 
+    def _spills(self) -> IntExpr:
+        beyond = spilled_bytes(self.program, self.kernel, self.device, self.pad)
+        return beyond * SPILL_TOUCHES * self.steps
+
     def _exchange(self) -> IntExpr:
-        """Bytes through the shared cache between matrix and vector cores, which meet nowhere else: out and in."""
+        """Bytes through the shared cache between matrix and vector cores, which meet nowhere else."""
         if self.device.vector.units_per_core == 1:
             return ZERO
         return counts.exchanged_bytes(self.program, self.kernel) * 2
@@ -155,7 +170,7 @@ class _Model:
     def _shared_out(self, time: IntExpr) -> IntExpr:
         """Fewer warps on a core than it has sub-partitions leave the others idle."""
         limits = self.device.occupancy
-        if limits is None or self.workers == ONE:
+        if limits is None:
             return time
         parts = limits.sub_partitions_per_sm
         return time // imin(Const(parts), self.workers * self.resident) * parts
@@ -170,24 +185,38 @@ class _Model:
     # -- one core
 
     def _streams(self) -> IntExpr:
-        """Independent streams of a core that hide each other's units: tasks side by side, or buffers in flight."""
-        if self.style.one_issue:
-            return Const(self.style.streams)
-        if self.device.occupancy is None:
-            return self.stages + self.style.streams
-        return imin(self.resident, ceil_div(self.tasks.count, self.device.cores)) + self.style.streams
+        """Independent streams of a core that hide each other's units, in PARTS-ths: tasks, or buffers ahead.
 
-    def _core(self, times: Sequence[IntExpr]) -> IntExpr:
-        steps = self.steps * self.style.step_ps // self.device.cores
-        if self.style.one_issue:
-            times = [total(times[:3]) + steps, *times[3:]]
-            steps = ZERO
-        longest = imax(*times)
-        return longest + (total(times) - longest + steps) // self.streams
+        A task of fewer warps than the core has sub-partitions is on some of them only. The warps of one task
+        keep step with each other, so more warps are not more streams.
+        """
+        always = self.style.streams * PARTS
+        if self.style.out_of_order:
+            return Const(always)
+        if self.device.occupancy is None:
+            return self.stages * PARTS + always
+        parts = self.device.occupancy.sub_partitions_per_sm
+        tasks = imin(Const(SIDE_BY_SIDE), self.resident, ceil_div(self.tasks.count, self.device.cores))
+        return tasks * imin(Const(PARTS), self.workers * PARTS // parts) + always
+
+    def _core(self, times: Mapping[str, IntExpr]) -> IntExpr:
+        """Arithmetic is hidden by the core's other streams; loads by them and by each buffer ahead."""
+        loads = times.get(LOADS, ZERO)
+        busy = [time for name, time in times.items() if name != LOADS]
+        if self.style.out_of_order:
+            busy = [total(busy)]
+        waits = self.steps * self.style.step_ps // self.device.cores
+        issued = self.steps * self.style.issue_ps // self.device.cores
+        longest = imax(*busy)
+        core = longest + issued + (total(busy) - longest + waits) // self.streams * PARTS
+        ahead = self.streams
+        if not self.style.out_of_order:
+            ahead = imax(Const(PARTS), ahead + (self.stages - 1 - self.style.streams) * PARTS)
+        return imax(core, loads) + imin(core, loads) // ahead * PARTS
 
     def _stall(self, busy: IntExpr) -> IntExpr:
         """What buffers ahead and the other resident tasks leave of a load's latency, over all steps."""
-        if self.style.prefetches:
+        if self.style.out_of_order:
             return ZERO
         step = busy // self.steps * self.device.cores
         covered = step * (self.stages * self.resident - 1)
@@ -195,8 +224,8 @@ class _Model:
         return self.steps // (self.resident * self.device.cores) * left
 
 
-def _spread(busy: IntExpr, tasks: Tasks, cores: int) -> IntExpr:
-    """Time until the last core is done, longest tasks first; ``busy`` is the time if all cores shared evenly."""
+def _makespan(busy: IntExpr, tasks: Tasks, cores: int) -> IntExpr:
+    """Time until the last core is done, longest tasks first; ``busy`` if the cores shared all work evenly."""
     task = busy // imax(tasks.count, ONE) * cores
     idle = ceil_div(tasks.count, cores) * cores - tasks.count
     return imax(busy + task // (SHARE * cores) * tasks.smallest * idle, task // SHARE * tasks.longest)

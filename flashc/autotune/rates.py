@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from fractions import Fraction
 
 from flashc.hwmodels.model import Device, Level, MatrixUnit
-from flashc.ir.intexpr import Const, IntExpr
+from flashc.ir.intexpr import Const, IntExpr, add
 from flashc.ir.nodes import Atom
 
 PRECISION = 64  # largest denominator of a rate: it is then off by less than 1 part in 4000
 ZERO: IntExpr = Const(0)
 
 
-def total(terms: Sequence[IntExpr]) -> IntExpr:
-    found = ZERO
-    for term in terms:
-        found = found + term
-    return found
+def total(terms: Iterable[IntExpr]) -> IntExpr:
+    return add(*terms)
 
 
 def divided(amount: IntExpr, rate: float) -> IntExpr:
     """amount / rate; 0 where the rate is unknown. Dividing first keeps the product within int64.
 
-    With amounts in operations and rates in TFLOP/s (bytes and TB/s), the result is in picoseconds, low by at most
-    the numerator or denominator of the rate: some hundred picoseconds.
+    With amounts in operations and rates in TFLOP/s (bytes and TB/s), the result is in picoseconds, low by
+    at most the numerator or denominator of the rate: some hundred picoseconds.
     """
     if rate <= 0:
         return ZERO
@@ -41,7 +38,8 @@ def matrix_unit(device: Device, atom: Atom | None) -> MatrixUnit | None:
 
 
 def dot_rate(device: Device, atom: Atom | None, dtype: str) -> float:
-    """Reachable TFLOP/s of a dot: of the unit its atom names, or of the vector unit for operands of ``dtype``.
+    """Reachable TFLOP/s of a dot: of the unit its atom names, or of the vector unit for operands of
+    ``dtype``.
 
     An atom of the vector unit is named after its instruction and type, such as ``fma_f32``.
     """
@@ -63,8 +61,8 @@ def exp_rate(device: Device) -> float:
     return device.exp_per_second / 1e12
 
 
-def loads_per_multiply_add(device: Device) -> Fraction:
-    """Multiply-adds that a CPU core issues per vector load: the innermost cache's bandwidth against the peak."""
+def multiply_adds_per_load(device: Device) -> Fraction:
+    """Multiply-adds that a CPU core issues per vector load: its peak against its innermost cache."""
     caches = [lv for lv in device.levels if lv.kind == "cache" and lv.per == "core" and lv.bandwidth_gbs]
     width = device.vector.width_bits // 8
     if not caches or not caches[-1].bandwidth_gbs:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from flashc.autotune.problem import Constraint
 from flashc.hwmodels.model import Device
@@ -28,10 +28,14 @@ class KernelResources:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A compiled program: files by role ("source", "binary", "assembly", ...) and the resources it really takes."""
+    """A compiled program: files by role ("source", "binary", "assembly", ...) and the resources it really takes.
+
+    ``missing`` says why there is no binary where only the source could be written.
+    """
 
     files: Mapping[str, Path]
     resources: tuple[KernelResources, ...]
+    missing: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,18 @@ class Invocation:
 
 class Executable(Protocol):
     def __call__(self, call: Invocation) -> None: ...
+
+
+@runtime_checkable
+class Interpreter(Protocol):
+    """What a backend adds whose own interpreter runs the emitted source without the device.
+
+    ``interpret_device`` names the device model the source is emitted for; ``interpret`` returns the outputs by name.
+    """
+
+    interpret_device: str
+
+    def interpret(self, bound: Program, device: Device, call: Invocation) -> Mapping[str, Any]: ...
 
 
 class Backend(Protocol):

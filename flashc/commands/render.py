@@ -52,7 +52,16 @@ def print_blocks(blocks: Sequence[Block]) -> None:
 
 
 def print_json(document: Mapping[str, Any]) -> None:
-    click.echo(json.dumps(document, indent=2, allow_nan=False))
+    """Write one document to stdout; a number that is not finite, which JSON lacks, becomes null."""
+    click.echo(json.dumps(_finite(document), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def plain(block: Block) -> str:
@@ -106,6 +115,8 @@ def capacity(count: float) -> str:
 
 
 def percent(share: float) -> str:
+    if not math.isfinite(share):
+        return "-"
     return f"{share * 100:.0f} %" if share >= 0.095 or share == 0 else f"{share * 100:.1g} %"
 
 

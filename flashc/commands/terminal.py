@@ -33,7 +33,7 @@ def print_rich(blocks: Sequence[Block], file: TextIO | None = None) -> None:
 def _table(block: Table) -> RichTable:
     table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
     for column in block.columns:
-        table.add_column(column, justify="right" if column in block.right else "left")
+        table.add_column(column, justify="right" if column in block.right else "left", overflow="fold")
     for row in block.rows:
         table.add_row(*map(escape, row))
     return table

@@ -72,7 +72,8 @@ def nearest_limit(choice: Choice) -> str:
 
 def artefact_blocks(made: Artefacts) -> list[Block]:
     """Compiled resources beside predicted ones, tilings cut for spilling, files, and what is missing."""
-    return [_resources(made), _spilled(made), files_block(made), missing_block(made.missing)]
+    absent = "binary" if "source" in made.files else "source and binary"
+    return [_resources(made), _spilled(made), files_block(made), missing_block(made.missing, absent)]
 
 
 def files_block(made: Artefacts) -> Lines:
@@ -80,10 +81,10 @@ def files_block(made: Artefacts) -> Lines:
     return Lines("written", tuple(f"{role:{width}}  {path}" for role, path in made.files.items()))
 
 
-def missing_block(missing: str | None) -> Lines:
+def missing_block(missing: str | None, absent: str = "source and binary") -> Lines:
     if missing is None:
         return Lines("", ())
-    return Lines("missing", (f"source and binary: {missing}",))
+    return Lines("missing", (f"{absent}: {missing}",))
 
 
 def _headline(tuning: Tuning) -> Lines:
@@ -183,23 +184,21 @@ def _resources(made: Artefacts) -> Table:
 
 
 def _compared(choice: Choice, found: KernelResources) -> list[tuple[str, ...]]:
-    registers, shared = predicted(choice, found.kernel, "register"), predicted(choice, found.kernel, "smem")
+    live, shared = predicted(choice, found.kernel, "regs_min_live"), predicted(choice, found.kernel, "smem")
     return [
-        (found.kernel, "registers per thread", _text(found.registers), _text(registers)),
-        (found.kernel, "shared memory, B", _text(found.shared_bytes), _text(shared)),
+        (found.kernel, "registers per thread", _text(found.registers), _text(live, "at least ")),
+        (found.kernel, "shared memory, B", _text(found.shared_bytes), _text(shared, "at most ")),
         (found.kernel, "spilled per thread, B", _text(found.spill_bytes), "0"),
     ]
 
 
-def predicted(choice: Choice, kernel: str, word: str) -> int | None:
-    """What the constraint with ``word`` in its name says the kernel needs."""
-    named = [c for c in choice.checks if word in c.name]
-    own = [c for c in named if kernel in c.name.split(".")] or named
-    return max((c.needs for c in own), default=None)
+def predicted(choice: Choice, kernel: str, name: str) -> int | None:
+    """What the device's constraint of that name says the kernel needs."""
+    return next((c.needs for c in choice.checks if c.name == f"device.{name}.{kernel}"), None)
 
 
-def _text(number: int | None) -> str:
-    return "" if number is None else str(number)
+def _text(number: int | None, before: str = "") -> str:
+    return "" if number is None else f"{before}{number}"
 
 
 def _spilled(made: Artefacts) -> Lines:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -93,13 +92,7 @@ def _cells(row: VerifyRow) -> tuple[str, ...]:
 
 def _document(results: Results, seed: int) -> dict[str, Any]:
     workloads = [
-        {"source": file, "passed": passed(rows), "rows": [_row_json(r) for r in rows]}
+        {"source": file, "passed": passed(rows), "rows": [dataclasses.asdict(r) for r in rows]}
         for file, rows in results.items()
     ]
     return {"schema": "flashc.verify/1", "seed": seed, "workloads": workloads}
-
-
-def _row_json(row: VerifyRow) -> dict[str, Any]:
-    """The row with null for what JSON cannot say: a number that is not finite."""
-    fields = dataclasses.asdict(row)
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}

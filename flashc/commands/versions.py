@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
+from flashc import __version__
 from flashc.compiler.toolchain import find_compiler
 from flashc.errors import CompilerMissingError
 
@@ -15,7 +16,7 @@ def versions() -> list[tuple[str, str]]:
     """Name and version of flashc, Python, the packages whose versions matter, and the C++ compiler."""
     packages = [(name, _package(name)) for name in PACKAGES]
     return [
-        ("flashc", _package("flashc")),
+        ("flashc", __version__),
         ("Python", platform.python_version()),
         *packages,
         ("C++", _compiler()),

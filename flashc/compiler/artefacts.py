@@ -39,8 +39,8 @@ def produce(
 ) -> Artefacts:
     """Emit, compile and write the best choice into ``directory``.
 
-    Where the backend cannot emit for the device only the prediction and the program are written, and ``missing`` says
-    why. Raises CompilerMissingError and CompileError.
+    Where the backend cannot emit for the device only the prediction and the program are written, and where
+    nothing here compiles for it, no binary; ``missing`` says why. Raises CompilerMissingError and CompileError.
     """
     directory.mkdir(parents=True, exist_ok=True)
     backend = backends.get(tuning.backend)
@@ -48,7 +48,7 @@ def produce(
         return Artefacts(tuning, _write_records(tuning, directory), (), (), tuning.missing)
     tuning, built, spilled = compile_choice(tuning, backend, attempts, progress or (lambda _text: None))
     files = {role: _copied(path, directory) for role, path in built.files.items()}
-    return Artefacts(tuning, {**files, **_write_records(tuning, directory)}, built.resources, spilled, None)
+    return Artefacts(tuning, {**files, **_write_records(tuning, directory)}, built.resources, spilled, built.missing)
 
 
 def compile_choice(

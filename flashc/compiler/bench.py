@@ -16,8 +16,8 @@ from flashc.compiler.verify import random_inputs
 from flashc.compiler.workload import Workload
 from flashc.hwmodels.load import load_device
 from flashc.hwmodels.model import Device
-from flashc.ir.analysis import work
 from flashc.iomodel.bounds import compulsory
+from flashc.ir.analysis import work
 from flashc.ops import Operator, registry
 
 
@@ -62,21 +62,24 @@ def bench(workload: Workload, device: str = "native", *, repeat: int = 7, seed: 
     own = statistics.median(times["flashc"])
     rows = tuple(
         BenchRow(name, m, tuple(t), useful / m / 1e9, own / m, useful / m / peak if peak else float("nan"))
-        for name, t in times.items() for m in [statistics.median(t)]
+        for name, t in times.items()
+        for m in [statistics.median(t)]
     )
     tiles = " ".join(f"{k}={v}" for k, v in kernel.tiles.items())
     notes = (
         f"{workload.op} on {model.title}: " + " ".join(f"{k}={v}" for k, v in sizes.items()),
-        f"flashc: {kernel.choice.schedule}, {tiles}; modelled {kernel.choice.picoseconds * 1e-9:.3f} ms", limit, *_versions(arrays),
+        f"flashc: {kernel.choice.schedule}, {tiles}; modelled {kernel.choice.picoseconds * 1e-9:.3f} ms",
+        limit,
+        *_versions(arrays),
     )
     return BenchResult(rows, notes)
 
 
 def _useful_work(operator: Operator, workload: Workload, device: Device) -> tuple[float, float, str]:
-    """Operations that the kept region needs, the device's peak for them, and the sentence that says which limit it is."""
+    """Operations that the kept region needs, the device's limit for them, and a sentence that names the limit."""
     env = environment(operator, workload.spec)
     schedule = operator.schedules(workload.spec)[0]
-    ones = {t: 1 for t in schedule.tiles}
+    ones = dict.fromkeys(schedule.tiles, 1)
     flops = sum(work(schedule, k).flops.evaluate({**env, **dict(schedule.fixed), **ones}) for k in schedule.kernels)
     dtype = schedule.tensors[0].dtype.name
     peak = device.peak_tflops(dtype) or device.peak_tflops("f32") or 0.0
@@ -86,7 +89,11 @@ def _useful_work(operator: Operator, workload: Workload, device: Device) -> tupl
     seconds_memory = moved / bandwidth if bandwidth else 0.0
     if seconds_memory > seconds_compute:
         rate = flops / seconds_memory
-        return float(flops), rate, f"share: of the {bandwidth / 1e9:.0f} GB/s that the compulsory {moved / 1e6:.1f} MB need"
+        return (
+            float(flops),
+            rate,
+            f"share: of the {bandwidth / 1e9:.0f} GB/s that the compulsory {moved / 1e6:.1f} MB need",
+        )
     return float(flops), peak * 1e12, f"share: of the {dtype} peak, {peak * 1e3:.0f} GFLOP/s of {device.title}"
 
 
@@ -117,7 +124,7 @@ def _synchronise(device: Device) -> Callable[[], None]:
         return lambda: None
     import torch
 
-    return torch.cuda.synchronize
+    return lambda: torch.cuda.synchronize()
 
 
 def _interleaved(

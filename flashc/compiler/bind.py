@@ -17,6 +17,10 @@ def bind(program: Program, tiles: Mapping[str, int]) -> Program:
         raise IRError(f"schedule {program.schedule}: no value for tile symbol(s) {', '.join(left)}")
     values = {**dict(program.fixed), **{t: tiles[t] for t in program.tiles}}
     note = " ".join(f"{t}={tiles[t]}" for t in program.tiles)
-    bound = replace(program, kernels=substitute_sizes(program.kernels, values), axes=substitute_sizes(program.axes, values),
-                    tensors=substitute_sizes(program.tensors, values))
+    bound = replace(
+        program,
+        kernels=substitute_sizes(program.kernels, values),
+        axes=substitute_sizes(program.axes, values),
+        tensors=substitute_sizes(program.tensors, values),
+    )
     return replace(bound, tiles=(), stage="bound", notes=(*program.notes, f"tiles {note}"))

@@ -25,7 +25,7 @@ class Kernel:
     """``kernel(*inputs, **inputs)`` returns the outputs (one, or a tuple in the workload's order).
 
     Batch, heads, lengths and strides are free at every call; element types, head dimensions and features are those of
-    the workload. For a device that is not here the kernel is compiled all the same, and a call raises DeviceAbsentError.
+    the workload. For a device that is not here the kernel is compiled too, and a call raises DeviceAbsentError.
     """
 
     workload: Workload

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flashc import backends
-from flashc.autotune.model import model_time
-from flashc.autotune.occupancy import resident_tasks
-from flashc.backends.base import Backend
-from flashc.compiler.tune import Choice, Tuning, environment
+from flashc.compiler.tune import Choice, Tuning, environment, modelled
 from flashc.hwmodels.model import Default, Device
 from flashc.ir.nodes import Program
 from flashc.ir.rewrite import substitute_sizes
@@ -29,16 +26,28 @@ def leaned_on(tuning: Tuning, choice: Choice) -> tuple[Default, ...]:
     env = environment(registry()[tuning.workload.op], tuning.workload.spec)
     numbers = {**env, **dict(choice.placed.fixed), **choice.tiles}
     program = _in_numbers(choice.placed, numbers)
+
+    def matter(defaults: Sequence[Default]) -> bool:
+        device = _halved(tuning.device, defaults)
+        time = modelled(program, device, backend)
+        if abs(time.total.evaluate(numbers) / choice.picoseconds - 1) > NOTICEABLE:
+            return True
+        return any(not condition.holds(numbers) for condition in backend.constraints(program, device))
+
     numeric = [d for d in tuning.device.defaults if isinstance(d.value, (int, float))]
+    alike = sorted(numeric, key=lambda d: d.field.rpartition(".")[2])  # line sizes, latencies: tried together
+    found = _mattering(alike, matter)
+    return tuple(d for d in numeric if d in found)
 
-    def shift(default: Default) -> float:
-        device = _halved(tuning.device, [default])
-        time = model_time(program, device, backend.padded, resident_tasks(program, device, backend.padded))
-        return abs(time.total.evaluate(numbers) / choice.picoseconds - 1)
 
-    rates = [d for d in numeric if shift(d) > NOTICEABLE]
-    limits = _limiting([d for d in numeric if d not in rates], tuning.device, backend, choice.placed, numbers)
-    return tuple(d for d in numeric if d in rates or d in limits)
+def _mattering(defaults: Sequence[Default], matter: Callable[[Sequence[Default]], bool]) -> list[Default]:
+    """Those that matter alone: a list that does not matter as a whole is dropped, others are halved."""
+    if not defaults or not matter(defaults):
+        return []
+    if len(defaults) == 1:
+        return list(defaults)
+    middle = len(defaults) // 2
+    return [*_mattering(defaults[:middle], matter), *_mattering(defaults[middle:], matter)]
 
 
 def _in_numbers(placed: Program, numbers: Mapping[str, Any]) -> Program:
@@ -46,17 +55,6 @@ def _in_numbers(placed: Program, numbers: Mapping[str, Any]) -> Program:
     values = {name: value for name, value in numbers.items() if isinstance(value, int)}
     parts = {name: substitute_sizes(getattr(placed, name), values) for name in ("kernels", "axes", "tensors")}
     return dataclasses.replace(placed, **parts)
-
-
-def _limiting(
-    defaults: Sequence[Default], device: Device, backend: Backend, placed: Program, numbers: Mapping[str, Any]
-) -> list[Default]:
-    """Those without half of which a constraint breaks; one check of all together shows if there are any."""
-
-    def breaks(halved: Sequence[Default]) -> bool:
-        return any(not c.holds(numbers) for c in backend.constraints(placed, _halved(device, halved)))
-
-    return [d for d in defaults if breaks([d])] if defaults and breaks(defaults) else []
 
 
 def _halved(device: Device, defaults: Sequence[Default]) -> Device:

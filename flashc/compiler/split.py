@@ -13,7 +13,7 @@ from dataclasses import replace
 from flashc.ir.lift import inside
 from flashc.ir.nodes import Carry, Domain, Dot, Map, Par, Program, Seq, Stmt
 from flashc.ir.rewrite import rewrite_body, rewrite_kernels
-from flashc.ir.scalar import Call, Coord, InDomain, Lit, Ref, Scalar, substitute, walk
+from flashc.ir.scalar import Call, InDomain, Lit, Ref, Scalar, substitute, walk
 
 
 def split(program: Program) -> Program:
@@ -31,7 +31,7 @@ def split(program: Program) -> Program:
 
 
 def _parts(stmt: Seq, partial_body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
-    full_body = _without_skips(_with_predicate(stmt.body, stmt.loop.axis, Lit(True)))
+    full_body = _without_skips(_with_predicate(stmt.body, stmt.loop.axis, Lit(True)), stmt.loop.axis)
     parts = [
         replace(stmt, part="full", body=full_body),
         replace(stmt, part="partial", side="right", body=partial_body),
@@ -51,19 +51,16 @@ def _with_predicate(body: Sequence[Stmt], axis: str, kept: Scalar) -> tuple[Stmt
     return rewrite_body(body, rule)
 
 
-def _without_skips(body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
-    """Where no predicate is left, no weight is 0 because it was masked: dots need not skip zeros."""
+def _without_skips(body: tuple[Stmt, ...], axis: str) -> tuple[Stmt, ...]:
+    """Where no predicate is left, no weight is 0 because it was masked: dots along the axis need not skip zeros."""
     if any(isinstance(s, Map) and _masks(s.expr) for s in _flat(body)):
         return body
-    return rewrite_body(body, lambda s: (replace(s, zero_skips=False) if isinstance(s, Dot) else s,))
+    return rewrite_body(body, lambda s: (replace(s, zero_skips=False) if isinstance(s, Dot) and axis in s.over else s,))
 
 
 def _masks(expr: Scalar) -> bool:
     excluded = (Lit(-math.inf), Lit(0.0))
-    return any(
-        isinstance(n, Call) and n.fn == "where" and n.args[2] in excluded and any(isinstance(c, Coord) for c in walk(n.args[0]))
-        for n in walk(expr)
-    )
+    return any(isinstance(n, Call) and n.fn == "where" and n.args[2] in excluded for n in walk(expr))
 
 
 def _flat(body: Sequence[Stmt]) -> list[Stmt]:

@@ -28,23 +28,36 @@ class CxxCompiler:
     version: str
 
 
-def find_compiler() -> CxxCompiler:
+def find_compiler(machine: str | None = None) -> CxxCompiler:
     """The compiler that $CXX names (arguments allowed), or else the first of g++, clang++, c++ on PATH.
 
+    With `machine` (x86_64, aarch64) it is one that makes code for it: the same one, or GCC's cross compiler.
     Raises CompilerMissingError when there is none, or when the one that $CXX names does not run.
     """
     command = _command()
-    return CxxCompiler(command, _version(command))
+    compiler = CxxCompiler(command, _version(command))
+    makes = _target(command)
+    if machine is None or makes.partition("-")[0].replace("arm64", "aarch64") == machine:
+        return compiler
+    cross = shutil.which(f"{machine}-linux-gnu-g++")
+    if cross is None:
+        raise CompilerMissingError(
+            f"no C++ compiler for {machine}: {shlex.join(command)} makes code for {makes}, and "
+            f"{machine}-linux-gnu-g++ is not on PATH; install it (Debian, Ubuntu: `apt-get install "
+            f"g++-{machine.replace('_', '-')}-linux-gnu`), or set CXX to a cross compiler"
+        )
+    return CxxCompiler((cross,), _version((cross,)))
 
 
-def compile_shared(source: str, flags: Sequence[str], *, stem: str) -> Path:
+def compile_shared(source: str, flags: Sequence[str], *, stem: str, machine: str | None = None) -> Path:
     """The shared library ``<stem>.so`` made of C++ `source`, with ``<stem>.cpp`` beside it.
 
+    `machine` is the architecture to compile for, see find_compiler; this machine's if None.
     Both lie in the cache under a key of the source, the flags, the compiler's version and everything it
     predefines under these flags (so that ``-march=native`` means this machine). Raises CompilerMissingError,
     or CompileError with the first error lines and the path of the saved source.
     """
-    compiler = find_compiler()
+    compiler = find_compiler(machine)
     parts = (stem, source, "\0".join(flags), compiler.version, _predefined(compiler.command, tuple(flags)))
     key = key_of(*parts)
 
@@ -86,6 +99,12 @@ def _version(command: tuple[str, ...]) -> str:
             "set CXX to one"
         )
     return done.stdout.splitlines()[0]
+
+
+@functools.cache
+def _target(command: tuple[str, ...]) -> str:
+    """The triple that a compiler makes code for, such as x86_64-linux-gnu."""
+    return _run([*command, "-dumpmachine"]).stdout.strip()
 
 
 @functools.cache

@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 
 from flashc import backends
-from flashc.autotune import Check, Condition, Conflict, Constraint, Problem, Solution, Variable, explain, solve
+from flashc.autotune import Assignment, Check, Condition, Conflict, Constraint, Problem, Variable, explain, solve
 from flashc.autotune.model import ProgramTime, model_time
 from flashc.autotune.occupancy import resident_tasks
 from flashc.backends.base import Backend
 from flashc.compiler.bind import bind
 from flashc.compiler.workload import Workload
-from flashc.errors import DeviceModelError, InfeasibleError
+from flashc.errors import DeviceModelError, InfeasibleError, UnsupportedError, WorkloadError
 from flashc.hwmodels.model import Device
 from flashc.iomodel.bounds import Bound, fast_memory_bytes, lower_bounds
 from flashc.ir.analysis import tensor_bytes, traffic_bytes
+from flashc.ir.intarith import Exact
 from flashc.ir.intexpr import IntExpr, Sym
 from flashc.ir.nodes import Program
 from flashc.ir.rewrite import with_sizes
@@ -96,7 +97,9 @@ def environment(operator: Operator, spec: Any) -> dict[str, Any]:
     return {**operator.sizes(spec), **tables}
 
 
-def space(program: Program, backend: Backend, device: Device, env: Mapping[str, Any], cuts: Sequence[Condition] = ()) -> Space:
+def space(
+    program: Program, backend: Backend, device: Device, env: Mapping[str, Any], cuts: Sequence[Condition] = ()
+) -> Space:
     """Place one schedule and derive its constraints and objective; sizes of the workload are put in as numbers."""
     verify(program)
     placed = backend.place(program, device)
@@ -105,7 +108,7 @@ def space(program: Program, backend: Backend, device: Device, env: Mapping[str, 
     tables = {n: v for n, v in env.items() if not isinstance(v, int)}
     domains = backend.domains(placed, device, numbers)
     sized = with_sizes(placed, {**dict(placed.fixed), **numbers})
-    time = model_time(sized, device, backend.padded, resident_tasks(sized, device, backend.padded))
+    time = modelled(sized, device, backend)
     conditions = (*backend.constraints(sized, device), *workspace_limits(sized, device))
     problem = Problem(
         variables=tuple(Variable(t, domains[t]) for t in placed.tiles),
@@ -115,6 +118,15 @@ def space(program: Program, backend: Backend, device: Device, env: Mapping[str, 
         tables=tables,
     )
     return Space(placed, problem, time)
+
+
+def modelled(program: Program, device: Device, backend: Backend) -> ProgramTime:
+    """The modelled time of a placed program, with the occupancy that the backend's shared memory leaves."""
+    prefix = "device.smem."
+    found = (c for c in backend.constraints(program, device) if c.name.startswith(prefix))
+    shared = {c.name.removeprefix(prefix): c.left for c in found}
+    resident = resident_tasks(program, device, backend.padded, shared)
+    return model_time(program, device, backend.padded, resident)
 
 
 def workspace_limits(program: Program, device: Device) -> tuple[Constraint, ...]:
@@ -129,8 +141,13 @@ def workspace_limits(program: Program, device: Device) -> tuple[Constraint, ...]
 
 
 def tune(
-    workload: Workload, device: Device, *, backend: str | None = None, top_k: int = 1,
-    cuts: Mapping[str, Sequence[Condition]] | None = None, fixed: Mapping[str, int] | None = None,
+    workload: Workload,
+    device: Device,
+    *,
+    backend: str | None = None,
+    top_k: int = 1,
+    cuts: Mapping[str, Sequence[Condition]] | None = None,
+    fixed: Mapping[str, int] | None = None,
 ) -> Tuning:
     """The best ``top_k`` choices over all schedules.
 
@@ -144,25 +161,62 @@ def tune(
         raise DeviceModelError(f"{device.name}: {device.unusable}")
     began = clock.perf_counter()
     operator = registry()[workload.op]
-    chosen = backends.get(backend) if backend else backends.for_device(device)
+    chosen = _backend(backend, device)
     env = environment(operator, workload.spec)
-    ranked: list[Choice] = []
+    ranked: list[tuple[int, Space, Assignment, str]] = []
     rejected: list[Rejection] = []
     schedules = operator.schedules(workload.spec)
+    pins = _pins(fixed or {}, [chosen.place(p, device).tiles for p in schedules] if fixed else [])
     for program in schedules:
-        pins = [Constraint(f"fixed.{t}", Sym(t), "==", _const(v), "", f"drop --set-tile {t}") for t, v in (fixed or {}).items()]
         found = space(program, chosen, device, env, [*(cuts or {}).get(program.schedule, ()), *pins])
         solution = solve(found.problem, k=top_k)
         if solution.conflict is not None:
             rejected.append(Rejection(program.schedule, solution.conflict))
-        ranked += _choices(found, solution, env)
+        ranked += [
+            (cost, found, point, solution.proof) for cost, point in zip(solution.objectives, solution.best, strict=True)
+        ]
     if not ranked:
         raise InfeasibleError(_nothing_fits(workload, device, rejected))
-    ranked.sort(key=lambda c: c.picoseconds)
+    ranked.sort(key=lambda entry: entry[0])
+    choices = tuple(
+        choice_at(found, point, env, proof, traffic_bytes(found.placed)) for _, found, point, proof in ranked[:top_k]
+    )
     fast = fast_memory_bytes(device)
     bounds = lower_bounds(operator.algorithm(workload.spec), schedules[0], env, fast)
-    return Tuning(workload, device, chosen.name, chosen.missing(device), tuple(ranked[:top_k]), tuple(rejected), bounds, fast,
-                  clock.perf_counter() - began)
+    return Tuning(
+        workload,
+        device,
+        chosen.name,
+        chosen.missing(device),
+        choices,
+        tuple(rejected),
+        bounds,
+        fast,
+        clock.perf_counter() - began,
+    )
+
+
+def _backend(name: str | None, device: Device) -> Backend:
+    if name is None:
+        return backends.for_device(device)
+    chosen = backends.get(name)
+    if device.kind not in chosen.kinds:
+        raise UnsupportedError(
+            f"backend {name!r} places programs on {' and '.join(chosen.kinds)} devices; "
+            f"{device.name} is a {device.kind}: use {backends.for_device(device).name!r}"
+        )
+    return chosen
+
+
+def _pins(fixed: Mapping[str, int], tiles: Sequence[Sequence[str]]) -> list[Constraint]:
+    """Conditions that hold tile symbols at given values. Raises WorkloadError for a symbol that no schedule has."""
+    known = sorted({t for names in tiles for t in names})
+    for name in fixed:
+        if name not in known:
+            raise WorkloadError(
+                f"--tile {name}={fixed[name]}: no schedule has a tile {name!r}; known: {', '.join(known)}"
+            )
+    return [Constraint(f"fixed.{t}", Sym(t), "==", _const(v), "", f"drop --tile {t}") for t, v in fixed.items()]
 
 
 def _const(value: int) -> IntExpr:
@@ -171,23 +225,22 @@ def _const(value: int) -> IntExpr:
     return Const(value)
 
 
-def _choices(found: Space, solution: Solution, env: Mapping[str, Any]) -> list[Choice]:
-    traffic = traffic_bytes(found.placed)
-    return [
-        choice_at(found, point, env, solution.proof, traffic) for point in solution.best
-    ]
-
-
 def choice_at(found: Space, tiles: Mapping[str, int], env: Mapping[str, Any], proof: str, traffic: IntExpr) -> Choice:
     """Every number of one tiling, evaluated exactly."""
-    here = {**env, **dict(found.placed.fixed), **tiles}
+    numbers = Exact({**env, **dict(found.placed.fixed), **tiles})
     units: dict[str, int] = {}
     for kernel in found.time.kernels:
         for name, expr in kernel.units:
-            units[name] = units.get(name, 0) + expr.evaluate(here)
+            units[name] = units.get(name, 0) + expr.value_in(numbers)
     return Choice(
-        schedule=found.placed.schedule, tiles=dict(tiles), placed=found.placed, picoseconds=found.time.total.evaluate(here),
-        checks=explain(found.problem, tiles), units=units, traffic_bytes=traffic.evaluate(here), proof=proof,
+        schedule=found.placed.schedule,
+        tiles=dict(tiles),
+        placed=found.placed,
+        units=units,
+        proof=proof,
+        picoseconds=found.time.total.value_in(numbers),
+        traffic_bytes=traffic.value_in(numbers),
+        checks=explain(found.problem, tiles),
     )
 
 
@@ -224,7 +277,9 @@ def as_json(tuning: Tuning) -> dict[str, Any]:
         "backend": tuning.backend,
         "missing": tuning.missing,
         "choices": [_choice_json(c) for c in tuning.ranked],
-        "rejected": [{"schedule": r.schedule, "conflict": [str(m.check) for m in r.conflict.members]} for r in tuning.rejected],
+        "rejected": [
+            {"schedule": r.schedule, "conflict": [str(m.check) for m in r.conflict.members]} for r in tuning.rejected
+        ],
         "bounds": [dataclasses.asdict(b) for b in tuning.bounds],
         "fast_memory_bytes": tuning.fast_bytes,
         "defaults": [{"field": d.field, "value": d.value, "reason": d.reason} for d in tuning.device.defaults],
@@ -234,10 +289,16 @@ def as_json(tuning: Tuning) -> dict[str, Any]:
 
 def _choice_json(choice: Choice) -> dict[str, Any]:
     return {
-        "schedule": choice.schedule, "tiles": dict(choice.tiles), "predicted_seconds": choice.picoseconds * 1e-12,
-        "bound_by": choice.bound_by, "units_seconds": {k: v * 1e-12 for k, v in choice.units.items()},
-        "traffic_bytes": choice.traffic_bytes, "proof": choice.proof,
-        "checks": [{"name": c.name, "needs": c.needs, "limit": c.limit, "op": c.op, "unit": c.unit} for c in choice.checks],
+        "schedule": choice.schedule,
+        "tiles": dict(choice.tiles),
+        "predicted_seconds": choice.picoseconds * 1e-12,
+        "bound_by": choice.bound_by,
+        "units_seconds": {k: v * 1e-12 for k, v in choice.units.items()},
+        "traffic_bytes": choice.traffic_bytes,
+        "proof": choice.proof,
+        "checks": [
+            {"name": c.name, "needs": c.needs, "limit": c.limit, "op": c.op, "unit": c.unit} for c in choice.checks
+        ],
     }
 
 

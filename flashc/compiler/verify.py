@@ -11,30 +11,31 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from flashc import backends
 from flashc.autotune.problem import Constraint
-from flashc.backends.base import Backend
+from flashc.backends.base import Backend, Interpreter
 from flashc.compiler.arguments import NUMPY, invocation
 from flashc.compiler.kernel import compile_for
 from flashc.compiler.tune import Tuning, tune
 from flashc.compiler.workload import Workload
-from flashc.errors import FlashcError, InfeasibleError
+from flashc.errors import CompilerMissingError, DeviceAbsentError, InfeasibleError, UnsupportedError
 from flashc.hwmodels.load import load_device
 from flashc.hwmodels.model import Device
 from flashc.ir.analysis import work
-from flashc.ir.intexpr import Const, Sym
 from flashc.ir.interp import Array, interpret
+from flashc.ir.intexpr import Const, Sym
 from flashc.ir.nodes import Par, Program
 from flashc.ops import Operator, registry
 
 ORACLE_FLOPS = 4e9  # what float64 numpy does in a few seconds
 ROWS = 64  # rows of one oracle task
 ULPS = 4
+EPSILON = {"f32": 2.0**-23, "f16": 2.0**-10, "bf16": 2.0**-7}  # one unit in the last place of 1
 
 
 @dataclass(frozen=True)
@@ -73,25 +74,25 @@ def verify(
     """
     model = load_device(device)
     named = backends.names() if backend is None else [n for n in backends.names() if n == backend]
-    emulated = [(n, b, r) for n in named if (r := getattr(b := backends.get(n), "interpret", None)) is not None]
+    emulated = [(n, b) for n in named if isinstance(b := backends.get(n), Interpreter)]
     rows: list[VerifyRow] = []
-    small = _case(workload, seed, shrink=True, full=True) if emulated or backend in (None, "interpreter") else None
-    if small is not None and backend in (None, "interpreter"):
-        rows += _guarded("interpreter", lambda: _interpreted(workload, model, small))
+    small = cache(lambda: _case(workload, seed, shrink=True, full=True))
+    if backend in (None, "interpreter"):
+        rows += _guarded("interpreter", lambda: _interpreted(workload, model, small()))
     native = backends.for_device(model)
     if backend in (None, native.name) and native.missing(model) is None and native.absent(model) is None:
         case = _case(workload, seed, shrink=False, full=full)
         rows += _guarded(native.name, lambda: _native(workload, model, native, case))
-    for name, other, runner in emulated:
-        rows += _guarded(name, lambda other=other, runner=runner: _emulated(workload, other, runner, small))  # type: ignore[misc]
+    for name, interpreter in emulated:
+        rows += _guarded(name, partial(_emulated, workload, name, interpreter, small()))
     return tuple(rows)
 
 
 def _guarded(name: str, run: Callable[[], list[VerifyRow]]) -> list[VerifyRow]:
-    """A backend that cannot run here says so instead of ending the others."""
+    """A backend that cannot run here says so instead of ending the others; a backend that fails is an error."""
     try:
         return run()
-    except (FlashcError, ImportError) as problem:
+    except (UnsupportedError, CompilerMissingError, DeviceAbsentError, ImportError) as problem:
         nan = float("nan")
         return [VerifyRow(name, "not run", "-", nan, nan, nan, False, str(problem))]
 
@@ -121,7 +122,7 @@ def _case(workload: Workload, seed: int, *, shrink: bool, full: bool) -> _Case:
     spec = operator.reduced(workload.spec) if shrink else workload.spec
     inputs = random_inputs(operator, spec, seed)
     program = operator.algorithm(spec)
-    sizes = {**operator.sizes(spec), **{t: ROWS for t in program.tiles}}
+    sizes = {**operator.sizes(spec), **dict.fromkeys(program.tiles, ROWS)}
     select, text = _sample(program, sizes, seed, full)
     params = operator.params(spec)
     expected = interpret(program, inputs, sizes, params, exact=True, select=select).tensors
@@ -145,7 +146,7 @@ def _sample(
     wanted = len(tasks) if full else max(2, int(len(tasks) * ORACLE_FLOPS / max(flops, 1)))
     if wanted >= len(tasks):
         return (lambda _task: True), "every element checked"
-    picked = np.random.default_rng(seed).choice(len(tasks), wanted - 2, replace=False) if wanted > 2 else []
+    picked = [int(n) for n in np.random.default_rng(seed).choice(len(tasks), wanted - 2, replace=False)]
     chosen = {tasks[0], tasks[-1], *(tasks[n] for n in picked)}
     axes = [loop.axis for loop in par.loops]
     return (lambda task: tuple(task[a] for a in axes) in chosen), f"{len(chosen)} of {len(tasks)} row blocks checked"
@@ -170,7 +171,7 @@ def _rows(backend: str, how: str, case: _Case, tensors: Mapping[str, Any]) -> li
     for tensor in (t for t in case.operator.algorithm(case.spec).tensors if t.role == "out"):
         error = relative_error(tensors[tensor.name], case.expected[tensor.name])
         naive = relative_error(case.naive[tensor.name], case.expected[tensor.name])
-        limit = max(2 * naive, ULPS * float(ml_dtypes.finfo(NUMPY[tensor.dtype.name]).eps))
+        limit = max(2 * naive, ULPS * EPSILON[tensor.dtype.name])
         rows.append(VerifyRow(backend, how, tensor.name, error, naive, limit, error <= limit))
     return rows
 
@@ -185,13 +186,17 @@ def _interpreted(workload: Workload, device: Device, case: _Case) -> list[Verify
         tiles = {t: 1 if t == "stages" else 64 for t in program.tiles}
         sizes = {**case.operator.sizes(case.spec), **tiles}
         result = interpret(program, case.inputs, sizes, case.operator.params(case.spec))
-        rows += _rows("interpreter", f"{program.schedule}, {_shape(case)}, tiles of 64, {case.checked}", case, result.tensors)
+        rows += _rows(
+            "interpreter", f"{program.schedule}, {_shape(case)}, tiles of 64, {case.checked}", case, result.tensors
+        )
     return rows
 
 
 def _shape(case: _Case) -> str:
     sizes = case.operator.sizes(case.spec)
-    return "shrunk to " + " ".join(f"{k}={v}" for k, v in sizes.items() if k.isidentifier() and not k.startswith("window"))
+    return "shrunk to " + " ".join(
+        f"{k}={v}" for k, v in sizes.items() if k.isidentifier() and not k.startswith("window")
+    )
 
 
 def _native(workload: Workload, device: Device, backend: Backend, case: _Case) -> list[VerifyRow]:
@@ -207,20 +212,24 @@ def _native(workload: Workload, device: Device, backend: Backend, case: _Case) -
     return _rows(backend.name, how, case, call.tensors)
 
 
-def _emulated(workload: Workload, backend: Backend, runner: Callable[..., Any], case: _Case) -> list[VerifyRow]:
+def _emulated(workload: Workload, name: str, interpreter: Interpreter, case: _Case) -> list[VerifyRow]:
     """The emitted source under the backend's own interpreter, on small tiles."""
-    device = load_device(getattr(backend, "interpret_device"))
+    device = load_device(interpreter.interpret_device)
     smaller = replace(workload, spec=case.spec)
-    tuning = _small_tiles(smaller, device, backend)
+    tuning = _small_tiles(smaller, device, name)
     program = tuning.best.program
-    call = invocation(program, case.inputs, case.operator.sizes(case.spec), case.operator.params(case.spec), case.operator.derive)
-    tensors = runner(program, device, call)
+    call = invocation(
+        program, case.inputs, case.operator.sizes(case.spec), case.operator.params(case.spec), case.operator.derive
+    )
+    tensors = interpreter.interpret(program, device, call)
     tiles = " ".join(f"{k}={v}" for k, v in tuning.best.tiles.items())
-    how = f"{tuning.best.schedule}, emitted for {device.name}, interpreted, {_shape(case)}, tiles {tiles}, {case.checked}"
-    return _rows(backend.name, how, case, tensors)
+    how = (
+        f"{tuning.best.schedule}, emitted for {device.name}, interpreted, {_shape(case)}, tiles {tiles}, {case.checked}"
+    )
+    return _rows(name, how, case, tensors)
 
 
-def _small_tiles(workload: Workload, device: Device, backend: Backend) -> Tuning:
+def _small_tiles(workload: Workload, device: Device, backend: str) -> Tuning:
     """The best choice among tiles of at most 64, so that the shrunk shapes have several tiles and a tail."""
     operator = registry()[workload.op]
     cuts = {}
@@ -228,6 +237,6 @@ def _small_tiles(workload: Workload, device: Device, backend: Backend) -> Tuning
         names = [t for t in program.tiles if t != "stages"]
         cuts[program.schedule] = [Constraint(f"small.{t}", Sym(t), "<=", Const(64)) for t in names]
     try:
-        return tune(workload, device, backend=backend.name, cuts=cuts)
+        return tune(workload, device, backend=backend, cuts=cuts)
     except InfeasibleError:
-        return tune(workload, device, backend=backend.name)
+        return tune(workload, device, backend=backend)

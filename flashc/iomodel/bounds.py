@@ -77,7 +77,12 @@ def _softmax_between(stmts: Sequence[Stmt], first: Dot, second: Dot) -> bool:
         if isinstance(stmt, Map | Reduce) and out is not None and derived & set(operands(stmt)):
             derived.add(out.name)
             reduced = reduced or (isinstance(stmt, Reduce) and stmt.over in second.over)
-    return reduced and second.a in derived and set(second.over) <= set(first.out.axes) and not set(first.over) & set(second.out.axes)
+    return (
+        reduced
+        and second.a in derived
+        and set(second.over) <= set(first.out.axes)
+        and not set(first.over) & set(second.out.axes)
+    )
 
 
 def _extent(program: Program, axis: str, sizes: Mapping[str, Any]) -> int:
@@ -99,7 +104,9 @@ def _attention(
     pairs = kept_pairs(schedule).evaluate({**dict(schedule.fixed), **sizes})
     width = min(_widths(algorithm, dots))
     words = attention_words(pairs, d_k, d_v, fast_bytes / width)
-    return Bound("attention A", words * width, "element-wise exact attention, Q, K, V as inputs, scores may be recomputed")
+    return Bound(
+        "attention A", words * width, "element-wise exact attention, Q, K, V as inputs, scores may be recomputed"
+    )
 
 
 def attention_words(pairs: float, d_k: int, d_v: int, fast: float) -> float:

@@ -56,7 +56,7 @@ def _scalar_axes(program: Program) -> set[str]:
 
 
 def kept_pairs(program: Program) -> IntExpr:
-    """Pairs (row, column) inside the domain, over all scalar axes: |E| of the attention bounds, times batch and heads."""
+    """Pairs (row, column) inside the domain over all scalar axes: |E| of the bounds times batch and heads."""
     found = region(program)
     if found is None:
         return ZERO
@@ -106,7 +106,7 @@ def _elements(program: Program, dims: Sequence[IntExpr], index: Sequence[IntExpr
     for dim, expr in zip(dims, index, strict=True):
         along = isinstance(expr, Sym) and found is not None and expr.name == found.axis
         factor = covered_columns(program, found) if along and found else dim
-        summed += [a for a in factor.symbols() & _scalar_axes(program)]
+        summed += factor.symbols() & _scalar_axes(program)
         total = total * factor
     for axis in summed:
         total = isum(axis, program.axis(axis).extent, total) // program.axis(axis).extent
@@ -120,7 +120,10 @@ def _captured(program: Program, found: Region | None) -> Iterator[tuple[str, Int
         plain = all(isinstance(x, Coord) for x in node.index)
         tensor = program.tensor(node.tensor)
         if plain and not masked and tensor.dtype.kind == "float" and found is None:
-            yield tensor.name, _elements(program, tensor.dims, [Sym(x.axis) for x in node.index if isinstance(x, Coord)], None)
+            yield (
+                tensor.name,
+                _elements(program, tensor.dims, [Sym(x.axis) for x in node.index if isinstance(x, Coord)], None),
+            )
 
 
 def _statements(program: Program) -> Iterator[Stmt]:

@@ -11,7 +11,20 @@ from dataclasses import dataclass
 
 from flashc.ir.intexpr import Const, IntExpr, Sym, ceil_div, imax, imin, isum
 from flashc.ir.nodes import (
-    Access, Copy, Dot, Kernel, Load, Map, Par, Program, Reduce, Seq, Stmt, Store, Sync, outputs_of,
+    Access,
+    Copy,
+    Dot,
+    Kernel,
+    Load,
+    Map,
+    Par,
+    Program,
+    Reduce,
+    Seq,
+    Stmt,
+    Store,
+    Sync,
+    outputs_of,
 )
 from flashc.ir.ranges import Scope, enter, part_range, valid_end, whole
 from flashc.ir.scalar import FUNCTIONS, Call, Scalar, coords, fetches, refs, walk

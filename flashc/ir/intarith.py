@@ -26,7 +26,7 @@ LIMIT = 2**63 - 1
 FLOAT_LIMIT = float(2**63) * (1.0 - 2.0**-50)
 CHUNK = 1 << 18
 """Elements of a sum evaluated at a time (2 MB per intermediate array)."""
-LOOP_LIMIT = 256
+LOOP_LIMIT = 32
 """Longest sum that exact evaluation adds in a plain loop; longer ones are tried in int64 first."""
 
 
@@ -75,6 +75,10 @@ class Arithmetic(Generic[V]):
 class Exact(Arithmetic[int]):
     """Python ints: exact at any size."""
 
+    def __init__(self, env: Mapping[str, Any]) -> None:
+        super().__init__(env)
+        self.sums: dict[Sum, int] = {}
+
     def const(self, value: int) -> int:
         return value
 
@@ -110,6 +114,11 @@ class Exact(Arithmetic[int]):
         return max(values)
 
     def sum(self, node: Sum) -> int:
+        if node not in self.sums:
+            self.sums[node] = self._added(node)
+        return self.sums[node]
+
+    def _added(self, node: Sum) -> int:
         count = node.count.value_in(self)
         _check_count(node, count)
         if count > LOOP_LIMIT:
@@ -131,6 +140,7 @@ class Int64(Arithmetic[Ints]):
     def __init__(self, env: Mapping[str, Any]) -> None:
         super().__init__(env)
         self.sums: dict[Sum, Ints] = {}
+        self.rows: dict[tuple[str, ...], tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]] = {}
 
     def const(self, value: int) -> Ints:
         if abs(value) > LIMIT:
@@ -175,7 +185,9 @@ class Int64(Arithmetic[Ints]):
         names = sorted(node.symbols())
         arrays = np.broadcast_arrays(*(self.symbol(name) for name in names)) if names else ()
         shape = arrays[0].shape if names else ()
-        rows, inverse = distinct_rows([array.ravel() for array in arrays])
+        if tuple(names) not in self.rows:
+            self.rows[tuple(names)] = distinct_rows([array.ravel() for array in arrays])
+        rows, inverse = self.rows[tuple(names)]
         env = dict(self.env) | {name: arrays[i].ravel()[rows] for i, name in enumerate(names)}
         self.sums[node] = _sum_rows(node, env, len(rows))[inverse].reshape(shape)
         return self.sums[node]

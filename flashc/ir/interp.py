@@ -18,7 +18,20 @@ import numpy as np
 from flashc.errors import IRError
 from flashc.ir.intexpr import Const, IntExpr, Sym
 from flashc.ir.nodes import (
-    Access, Alloc, Copy, Dot, Kernel, Load, Map, Par, Program, Reduce, Seq, Stmt, Store, Sync,
+    Access,
+    Alloc,
+    Copy,
+    Dot,
+    Kernel,
+    Load,
+    Map,
+    Par,
+    Program,
+    Reduce,
+    Seq,
+    Stmt,
+    Store,
+    Sync,
 )
 from flashc.ir.ranges import enter, part_range, valid_end, whole
 from flashc.ir.scalar import Coord, Fetch, InDomain, Ref, Scalar, evaluate
@@ -26,8 +39,13 @@ from flashc.ir.types import DType, Value
 
 Array = np.ndarray[Any, np.dtype[Any]]
 NUMPY: dict[str, Any] = {
-    "f64": np.float64, "f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16,
-    "i64": np.int64, "i32": np.int32, "bool": np.bool_,
+    "f64": np.float64,
+    "f32": np.float32,
+    "f16": np.float16,
+    "bf16": ml_dtypes.bfloat16,
+    "i64": np.int64,
+    "i32": np.int32,
+    "bool": np.bool_,
 }
 _REDUCE: dict[str, Callable[..., Any]] = {"max": np.max, "sum": np.sum, "min": np.min}
 _IDENTITY = {"max": -math.inf, "sum": 0.0, "min": math.inf}
@@ -85,11 +103,15 @@ def interpret(
 class _Frame:
     """What a statement can see: coordinate ranges per axis and the values defined so far."""
 
-    def __init__(self, spans: dict[str, tuple[int, int]], scalar: frozenset[str], values: dict[str, tuple[Value, Array]]):
+    def __init__(
+        self, spans: dict[str, tuple[int, int]], scalar: frozenset[str], values: dict[str, tuple[Value, Array]]
+    ):
         self.spans, self.scalar, self.values = spans, scalar, values
 
     def inside(self, axis: str, start: int, stop: int, scalar: bool) -> _Frame:
-        return _Frame({**self.spans, axis: (start, stop)}, self.scalar | ({axis} if scalar else set()), dict(self.values))
+        return _Frame(
+            {**self.spans, axis: (start, stop)}, self.scalar | ({axis} if scalar else set()), dict(self.values)
+        )
 
     def coordinates(self) -> dict[str, int]:
         return {a: s for a, (s, _) in self.spans.items()}
@@ -97,8 +119,13 @@ class _Frame:
 
 class _Machine:
     def __init__(
-        self, program: Program, tensors: dict[str, Array], sizes: dict[str, int], params: dict[str, float],
-        exact: bool, select: Callable[[Mapping[str, int]], bool],
+        self,
+        program: Program,
+        tensors: dict[str, Array],
+        sizes: dict[str, int],
+        params: dict[str, float],
+        exact: bool,
+        select: Callable[[Mapping[str, int]], bool],
     ) -> None:
         self.program, self.tensors, self.params, self.exact, self.select = program, tensors, params, exact, select
         tables = {t.name: np.asarray(tensors[t.name]) for t in program.tensors if t.name in tensors}
@@ -271,12 +298,11 @@ class _Machine:
         tensor = self.program.tensor(name)
         self.traffic.loads[name] += found.size
         self.traffic.load_bytes += found.size * tensor.dtype.bytes
-        return found if found.dtype.kind in "biu" else found.astype(self.float)
+        return found if found.dtype.kind in "biu" else np.asarray(found.astype(self.float))
 
     def predicate(self, axis: str, along: Callable[[str], Array], frame: _Frame) -> Array:
         domain = self.domain[axis].domain
         kept: Array = np.asarray(True)
-
 
         def value(bound: IntExpr) -> Array:
             return bound.evaluate_array({**self.env, **{a: along(a) for a in bound.symbols() & frame.spans.keys()}})

@@ -1,11 +1,12 @@
 """Named intermediate values inside an integer expression, so that one used many times is worked out once.
 
-Without them an expression is a tree: a value used twice at each of ten levels would be evaluated a thousand times.
+Without them an expression is a tree: a value used twice at each of ten levels is evaluated a thousand times.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field
 
 from flashc.ir.intarith import Arithmetic, V
@@ -16,7 +17,8 @@ from flashc.ir.intexpr import IntExpr, IntLike, Sym
 class Let(IntExpr):
     """``body`` with the symbol ``name`` standing for ``value``; ``name`` is bound in ``body`` only.
 
-    Names start with an underscore, which no size, tile or loop variable does, so that nothing is captured.
+    Names are made by :class:`Names`: unlike those of sizes, tiles and loop variables, so that nothing is
+    captured, and different in all parts of an expression.
     """
 
     name: str
@@ -30,7 +32,8 @@ class Let(IntExpr):
         return Let(self.name, *children)
 
     def value_in(self, ops: Arithmetic[V]) -> V:
-        inner = type(ops)({**ops.env, self.name: self.value.value_in(ops)})
+        inner = copy(ops)  # sums that were worked out already stay known
+        inner.env = {**ops.env, self.name: self.value.value_in(ops)}
         return self.body.value_in(inner)
 
     def symbols(self) -> frozenset[str]:
@@ -45,12 +48,19 @@ class Let(IntExpr):
 
 @dataclass(slots=True)
 class Names:
-    """Collects named values in order; ``close`` puts them around an expression that uses them."""
+    """Collects named values in order; ``close`` puts them around an expression that uses them.
 
+    ``prefix`` must differ between parts of one expression.
+    """
+
+    prefix: str
     values: list[tuple[str, IntExpr]] = field(default_factory=list)
 
-    def name(self, label: str, value: IntExpr) -> Sym:
-        symbol = Sym(f"_{label}_{len(self.values)}")
+    def name(self, label: str, value: IntExpr) -> IntExpr:
+        """A symbol for ``value``; a value that is a constant or a symbol already is itself."""
+        if not value.children():
+            return value
+        symbol = Sym(f"_{self.prefix}.{label}")
         self.values.append((symbol.name, value))
         return symbol
 

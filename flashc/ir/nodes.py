@@ -102,8 +102,8 @@ class Copy:
 class Dot:
     """``out = init + sum over `over` of a * b``, accumulated in ``out.dtype``.
 
-    ``zero_skips``: a weight of exactly 0 in ``a`` contributes nothing, whatever ``b`` holds, so that NaN in a masked row
-    of ``b`` does not leak. Only tiles that apply a predicate need it.
+    ``zero_skips``: a weight of exactly 0 in ``a`` contributes nothing, whatever ``b`` holds, so that NaN in a masked
+    row of ``b`` does not leak. Only tiles that apply a predicate need it.
     """
 
     out: Value
@@ -221,4 +221,3 @@ def outputs_of(stmt: Stmt) -> Value | None:
             return v
         case _:
             return None
-

@@ -11,7 +11,7 @@ from flashc.ir.nodes import Domain, Program, Seq
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Coordinates of one axis in scope: ``size`` of them from ``start``, of ``extent`` in all; scalar if one by design."""
+    """Coordinates of one axis in scope: ``size`` of them from ``start``, ``extent`` in all; scalar if one by design."""
 
     start: IntExpr
     size: IntExpr
@@ -104,4 +104,3 @@ def enter(scope: Scope, axis: str, start: IntExpr, tile: IntExpr) -> dict[str, S
     """The scope inside a loop over ``axis``."""
     extent = scope[axis].extent
     return {**scope, axis: Span(start, tile, extent, scalar=tile == Const(1))}
-

@@ -32,7 +32,9 @@ def rewrite_kernels(program: Program, change: Callable[[Kernel], Kernel], **fiel
 def with_sizes(program: Program, values: Mapping[str, int]) -> Program:
     """The program with numbers for integer symbols everywhere: its walkers' results are then short."""
     return replace(
-        program, kernels=substitute_sizes(program.kernels, values), axes=substitute_sizes(program.axes, values),
+        program,
+        kernels=substitute_sizes(program.kernels, values),
+        axes=substitute_sizes(program.axes, values),
         tensors=substitute_sizes(program.tensors, values),
     )
 
@@ -46,4 +48,4 @@ def substitute_sizes(node: T, values: Mapping[str, int]) -> T:
     if not is_dataclass(node) or isinstance(node, type | Scalar):
         return node
     changed = {f.name: substitute_sizes(getattr(node, f.name), values) for f in fields(node)}
-    return replace(node, **changed)  # type: ignore[type-var]
+    return replace(node, **changed)

@@ -24,13 +24,33 @@ from flashc.ir.intexpr import Const, IntExpr, Item, Sym
 from flashc.ir.lift import inside, lift
 from flashc.ir.nodes import Domain, Kernel, Load, Par, Program, Seq, Stmt
 from flashc.ir.scalar import (
-    Coord, Fetch, InDomain, Lit, Ref, Scalar, exp2, log2, maximum, substitute, tanh, where,
+    Coord,
+    Fetch,
+    InDomain,
+    Lit,
+    Ref,
+    Scalar,
+    exp2,
+    log2,
+    maximum,
+    substitute,
+    tanh,
+    where,
 )
 from flashc.ir.types import BOOL, DTYPES, F32, I32, Axis, Param, Tensor
 from flashc.ops.attention_spec import SCHEMA, AttentionSpec, parse
 from flashc.ops.base import Operator
 from flashc.ops.build import (
-    carry, cast, dot, elementwise, load, loops, over, reduce, store, syms,
+    carry,
+    cast,
+    dot,
+    elementwise,
+    load,
+    loops,
+    over,
+    reduce,
+    store,
+    syms,
 )
 
 LOG2E = 1.4426950408889634
@@ -173,9 +193,15 @@ def _program(spec: AttentionSpec, schedule: str, tiles: str, *kernels: Kernel, t
     names = ("B", "Hq", "Hkv", "G", "Lq", "Lk", "D", "E", *_offsets(spec))
     params = ("scale",) + (("softcap",) if spec.softcap is not None else ())
     return Program(
-        name="attention", schedule=schedule, axes=tuple(Axis(a, n) for a, n in axes), sizes=names,
-        fixed=(("D", spec.head_dim), ("E", spec.value_dim)), params=tuple(Param(p, F32) for p in params),
-        tensors=(*tensors, *temps), tiles=tuple(tiles.split()), kernels=kernels,
+        name="attention",
+        schedule=schedule,
+        axes=tuple(Axis(a, n) for a, n in axes),
+        sizes=names,
+        fixed=(("D", spec.head_dim), ("E", spec.value_dim)),
+        params=tuple(Param(p, F32) for p in params),
+        tensors=(*tensors, *temps),
+        tiles=tuple(tiles.split()),
+        kernels=kernels,
     )
 
 
@@ -193,7 +219,9 @@ def algorithm(spec: AttentionSpec) -> Program:
     """The operator with nothing tiled but the independent rows: 3 passes over the keys, scores materialised."""
     weights, rounding = _weights(spec)
     body = (
-        _q(spec), _k(spec), _v(spec),
+        _q(spec),
+        _k(spec),
+        _v(spec),
         dot("s", "ij", "qt", "kt", "k"),
         elementwise("x", "ij", logit(spec, Ref("s"), inside(domain(spec), "j", AXES))),
         reduce("m", "i", "max", "x", "j"),
@@ -215,7 +243,8 @@ def q_stationary(spec: AttentionSpec) -> Program:
     step = (
         _k(spec),
         dot("s", "ij", "qt", "kt", "k"),
-        *_online(spec), *rounding,
+        *_online(spec),
+        *rounding,
         _v(spec),
         dot("acc1", "ie", weights, "vt", "j", Ref("acc") * Ref("alpha"), zero_skips=True),
     )
@@ -237,12 +266,15 @@ def tile_fused(spec: AttentionSpec) -> Program:
     Ti, Tj, Tk, Te = syms("Ti Tj Tk Te")
     weights, rounding = _weights(spec)
     clear = Seq(over("e", Te), (elementwise("zero", "ie", Lit(0.0)), store("partial", O_TILE, "zero")))
-    accumulate = Seq(over("e", Te), (
-        _v(spec),
-        load("part", "ie", F32, "partial", O_TILE),
-        dot("part1", "ie", weights, "vt", "j", Ref("part") * Ref("alpha"), zero_skips=True),
-        store("partial", O_TILE, "part1"),
-    ))
+    accumulate = Seq(
+        over("e", Te),
+        (
+            _v(spec),
+            load("part", "ie", F32, "partial", O_TILE),
+            dot("part1", "ie", weights, "vt", "j", Ref("part") * Ref("alpha"), zero_skips=True),
+            store("partial", O_TILE, "part1"),
+        ),
+    )
     step = (_score_slices(spec, Tk), *_online(spec), *rounding, accumulate)
     state = (carry("m", "i", -math.inf, "m1"), carry("l", "i", 0.0, "l1"))
     keys = Seq(over("j", Tj), step, state, domain(spec), "softmax")
@@ -271,17 +303,27 @@ def stored_scores(spec: AttentionSpec) -> Program:
     first = Seq(over("j", Tj), rows, state, domain(spec), "softmax")
     statistics = (store("row_max", ROW, "m"), store("row_sum", ROW, "l"))
     scores = Par(loops(("b", 1), ("h", 1), ("i", Ti)), (first, *statistics, *_lse(spec, "m", "l")), "longest")
+    # A pair that a mask or `keep` excludes has the logit -inf; what the loop's own domain excludes was never stored.
+    masked = spec.mask_shape is not None or spec.keep is not None
+    kept = InDomain("j") & (Ref("x") > Lit(-math.inf)) if masked else InDomain("j")
     step = (
         load("x", "ij", F32, "scores", pair),
-        elementwise("p", "ij", where(InDomain("j"), exp2(Ref("x") - _finite(Ref("m"))), Lit(0.0))),
+        elementwise("p", "ij", where(kept, exp2(Ref("x") - _finite(Ref("m"))), Lit(0.0))),
         *rounding,
         _v(spec),
         dot("acc1", "ie", weights, "vt", "j", Ref("acc"), zero_skips=True),
     )
     second = Seq(over("j", Rj), step, (carry("acc", "ie", 0.0, "acc1"),), domain(spec), "add", Sym("stages"))
-    values = Par(loops(("b", 1), ("h", 1), ("i", Ri), ("e", Re)), (
-        load("m", "i", F32, "row_max", ROW), load("l", "i", F32, "row_sum", ROW), second, *_output(spec, "acc", "l"),
-    ), "longest")
+    values = Par(
+        loops(("b", 1), ("h", 1), ("i", Ri), ("e", Re)),
+        (
+            load("m", "i", F32, "row_max", ROW),
+            load("l", "i", F32, "row_sum", ROW),
+            second,
+            *_output(spec, "acc", "l"),
+        ),
+        "longest",
+    )
     temps = (
         Tensor("scores", F32, (B, Hq, Lq, Lk), "temp"),
         Tensor("row_max", F32, (B, Hq, Lq), "temp"),
@@ -293,8 +335,14 @@ def stored_scores(spec: AttentionSpec) -> Program:
 
 def sizes(spec: AttentionSpec) -> dict[str, int]:
     extents = {
-        "B": spec.batch, "Hq": spec.heads_q, "Hkv": spec.heads_kv, "G": spec.heads_q // spec.heads_kv,
-        "Lq": spec.seq_q, "Lk": spec.seq_kv, "D": spec.head_dim, "E": spec.value_dim,
+        "B": spec.batch,
+        "Hq": spec.heads_q,
+        "Hkv": spec.heads_kv,
+        "G": spec.heads_q // spec.heads_kv,
+        "Lq": spec.seq_q,
+        "Lk": spec.seq_kv,
+        "D": spec.head_dim,
+        "E": spec.value_dim,
     }
     return {**extents, **_offsets(spec)}
 
@@ -330,20 +378,33 @@ def examples(spec: AttentionSpec, rng: Any) -> dict[str, Any]:
 
 
 def reduced(spec: AttentionSpec) -> AttentionSpec:
-    """The same features on at most 2 batches, 2 key heads and lengths of 150: two tiles and a tail, for interpreters."""
+    """The same features on at most 2 batches, 2 key heads, lengths of 150: two tiles and a tail for interpreters."""
     batch, group = min(spec.batch, 2), min(spec.heads_q // spec.heads_kv, 2)
     heads_kv, n, m = min(spec.heads_kv, 2), min(spec.seq_q, 150), min(spec.seq_kv, 150)
     full = (batch, heads_kv * group, n, m)
 
     def shrunk(shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        return None if shape is None else tuple(1 if s == 1 else f for s, f in zip(shape, full[-len(shape):], strict=True))
+        return (
+            None
+            if shape is None
+            else tuple(1 if s == 1 else f for s, f in zip(shape, full[-len(shape) :], strict=True))
+        )
 
     lengths = spec.kv_lengths and tuple(x * m // max(spec.seq_kv, 1) for x in spec.kv_lengths[:batch])
     offset = spec.q_offset[:batch] if isinstance(spec.q_offset, tuple) else spec.q_offset
-    window = spec.window and tuple(min(w, 40) for w in spec.window)
+    window = spec.window and (min(spec.window[0], 40), min(spec.window[1], 40))
     return dataclasses.replace(
-        spec, batch=batch, heads_q=heads_kv * group, heads_kv=heads_kv, seq_q=n, seq_kv=m, kv_lengths=lengths,
-        q_offset=offset, window=window, bias_shape=shrunk(spec.bias_shape), mask_shape=shrunk(spec.mask_shape),
+        spec,
+        batch=batch,
+        heads_q=heads_kv * group,
+        heads_kv=heads_kv,
+        seq_q=n,
+        seq_kv=m,
+        kv_lengths=lengths,
+        q_offset=offset,
+        window=window,
+        bias_shape=shrunk(spec.bias_shape),
+        mask_shape=shrunk(spec.mask_shape),
     )
 
 
@@ -361,7 +422,12 @@ def peers(spec: AttentionSpec, tensors: Mapping[str, Any]) -> dict[str, Callable
 
     def run() -> Any:
         return torch.nn.functional.scaled_dot_product_attention(
-            tensors["q"], tensors["k"], tensors["v"], attn_mask=extra, is_causal=spec.causal, scale=spec.scale,
+            tensors["q"],
+            tensors["k"],
+            tensors["v"],
+            attn_mask=extra,
+            is_causal=spec.causal,
+            scale=spec.scale,
             enable_gqa=spec.heads_q != spec.heads_kv,
         )
 
@@ -369,8 +435,17 @@ def peers(spec: AttentionSpec, tensors: Mapping[str, Any]) -> dict[str, Callable
 
 
 OPERATOR = Operator(
-    name="attention", schema=SCHEMA, parse=parse, algorithm=algorithm,
+    name="attention",
+    schema=SCHEMA,
+    parse=parse,
+    algorithm=algorithm,
     schedules=lambda spec: (q_stationary(spec), tile_fused(spec), stored_scores(spec)),
-    sizes=sizes, params=params, tables=tables, defaults=defaults, examples=examples,
-    reduced=reduced, peers=peers, derive=lambda found: {"G": found["Hq"] // max(found["Hkv"], 1)},
+    sizes=sizes,
+    params=params,
+    tables=tables,
+    defaults=defaults,
+    examples=examples,
+    reduced=reduced,
+    peers=peers,
+    derive=lambda found: {"G": found["Hq"] // max(found["Hkv"], 1)},
 )

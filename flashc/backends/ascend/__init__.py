@@ -1,4 +1,4 @@
-"""NPUs and accelerators whose on-chip memories the program fills itself: the lowering profile; no printer yet."""
+"""NPUs and accelerators whose on-chip memories a program fills itself: lowering profile, no printer yet."""
 
 from flashc.backends.ascend.backend import BACKEND
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import NoReturn
 
 from flashc.autotune.problem import Constraint
-from flashc.backends.ascend.place import ACCUMULATOR, LEFT, RIGHT, VECTOR, memories, place
+from flashc.backends.ascend.place import LEFT, RIGHT, VECTOR, memories, place
 from flashc.backends.base import Built, Executable
 from flashc.errors import UnsupportedError
 from flashc.hwmodels.model import Device
@@ -31,8 +31,10 @@ class AscendBackend:
     def place(self, program: Program, device: Device) -> Program:
         return place(program, device)
 
-    def domains(self, placed: Program, device: Device, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-        """Multiples of a fractal up to the one that covers the extent, and one to three buffers per stream."""
+    def domains(
+        self, placed: Program, device: Device, sizes: Mapping[str, int]
+    ) -> dict[str, tuple[int, ...]]:
+        """Multiples of a fractal up to the one that covers the extent; one to three buffers per stream."""
         found: dict[str, tuple[int, ...]] = {"stages": STAGES}
         for loop in _tiled_loops(placed):
             extent = placed.axis(loop.axis).extent.evaluate({**dict(placed.fixed), **sizes})
@@ -58,7 +60,8 @@ class AscendBackend:
             if level == VECTOR:
                 need = ceil_div(need, device.vector.units_per_core)
             limit = Const(device.level(level).capacity_bytes or 0)
-            yield Constraint(f"device.{level}.{kernel.name}", need, "<=", limit, "B", "lower the tiles or stages")
+            knob = "lower the tiles or stages"
+            yield Constraint(f"device.{level}.{kernel.name}", need, "<=", limit, "B", knob)
 
     def _operands(self, placed: Program, kernel: Kernel, device: Device) -> Iterator[Constraint]:
         """One slice of each dot operand, as deep as the matrix unit, must fit its operand memory twice."""
@@ -72,14 +75,14 @@ class AscendBackend:
                 if level not in levels:
                     continue
                 value = values[name][0]
-                need = Const(PING_PONG * dot.atom.k * value.dtype.bytes)
+                need: IntExpr = Const(PING_PONG * dot.atom.k * value.dtype.bytes)
                 for axis in value.axes:
                     need = need if axis in dot.over else need * self.padded(axis, site.scope[axis].size)
                 constraint_name = f"device.{level}.{kernel.name}.{dot.out.name}"
                 yield Constraint(constraint_name, need, "<=", Const(levels[level]), "B", "lower the tiles")
 
     def _rings(self, placed: Program, kernel: Kernel, device: Device) -> Iterator[Constraint]:
-        """Separate matrix and vector cores meet in the shared cache: the rings of all cores must stay in it."""
+        """Separate matrix and vector cores meet in the shared cache: all cores' rings must stay in it."""
         cache = next((lv for lv in device.levels if lv.kind == "cache" and lv.per == "device"), None)
         if device.vector.units_per_core == 1 or cache is None or cache.capacity_bytes is None:
             return
@@ -88,7 +91,8 @@ class AscendBackend:
             if isinstance(site.stmt, Copy):
                 ring = ring + self._tile_bytes(site) * _buffers(placed, kernel, site)
         limit = Const(cache.capacity_bytes)
-        yield Constraint(f"device.{cache.name}.{kernel.name}", ring * device.cores, "<=", limit, "B", "lower the tiles")
+        need = ring * device.cores
+        yield Constraint(f"device.{cache.name}.{kernel.name}", need, "<=", limit, "B", "lower the tiles")
 
     def _tile_bytes(self, site: Site) -> IntExpr:
         assert isinstance(site.stmt, Copy)
@@ -96,6 +100,9 @@ class AscendBackend:
         for axis in site.stmt.out.axes:
             need = need * self.padded(axis, site.scope[axis].size)
         return need
+
+    def lower(self, bound: Program) -> Program:
+        raise UnsupportedError("ascend: the AscendC printer is not written yet; there is no lowered stage")
 
     def emit(self, bound: Program, device: Device) -> str:
         self._refuse(device)
@@ -111,7 +118,7 @@ class AscendBackend:
 
     def _refuse(self, device: Device) -> NoReturn:
         raise UnsupportedError(
-            f"{device.name}: {self.missing(device)}; tiles, prediction and bound are available: flashc tune --dry-run"
+            f"{device.name}: {self.missing(device)}; tiles, prediction and bound: flashc tune --dry-run"
         )
 
 

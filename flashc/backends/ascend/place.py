@@ -1,14 +1,15 @@
-"""Place for cores with explicit memories: staging buffers, a matrix unit's accumulators, a vector unit's buffer.
+"""Place for cores with explicit memories: staging buffers, accumulators, and the vector unit's buffer.
 
-Which memories a core has is read off the device. Loads that feed a dot are staged in the outermost memory of the core
-("l1" on Ascend); dots accumulate in the accumulator memory if there is one; every other value is the vector unit's, in
-its buffer if it has one. Copies are inserted where a value is needed elsewhere than where it was made, and a dot that
-rescales what it accumulates becomes a product and an addition on the vector unit, since accumulators only add.
+Which memories a core has is read off the device. Loads that feed a dot are staged in the outermost memory
+of the core ("l1" on Ascend); dots accumulate in the accumulator memory if there is one; every other value
+is the vector unit's, in its buffer if it has one. Copies are inserted where a value is needed elsewhere
+than where it was made, and a dot that rescales what it accumulates becomes a product and an addition on the
+vector unit, since accumulators only add.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from flashc.errors import DeviceModelError
@@ -16,7 +17,19 @@ from flashc.hwmodels.model import Device
 from flashc.ir.analysis import sites
 from flashc.ir.intexpr import Const
 from flashc.ir.nodes import (
-    Atom, Carry, Copy, Dot, Kernel, Load, Map, Par, Program, Reduce, Seq, Stmt, outputs_of,
+    Atom,
+    Carry,
+    Copy,
+    Dot,
+    Kernel,
+    Load,
+    Map,
+    Par,
+    Program,
+    Reduce,
+    Seq,
+    Stmt,
+    outputs_of,
 )
 from flashc.ir.rewrite import rewrite_kernels
 from flashc.ir.scalar import Ref, refs, substitute
@@ -112,10 +125,11 @@ class _Placement:
         return [*before, replace(product, out=part, init=None), *self._statement(total, copies)]
 
     def _adds_only(self, dot: Dot) -> bool:
-        return dot.init is None or isinstance(dot.init, Ref) or self.memories.accumulator == self.memories.vector
+        apart = self.memories.accumulator != self.memories.vector
+        return dot.init is None or isinstance(dot.init, Ref) or not apart
 
     def _atom(self, dtype: str) -> Atom | None:
-        """The largest matrix unit for the type that accumulates in f32; None leaves the dot to the vector unit."""
+        """The largest matrix unit for the type that accumulates in f32; None: the vector unit multiplies."""
         fitting = [u for u in self.device.matrix_units if (u.operand, u.accumulator) == (dtype, "f32")]
         unit = max(fitting, key=lambda u: (u.peak_tflops, u.m * u.n * u.k), default=None)
         return Atom(unit.name, None, Const(unit.m), Const(unit.n), unit.k) if unit else None
@@ -125,7 +139,7 @@ class _Placement:
         return self.values[value.name]
 
     def _brought(
-        self, names: Sequence[str], level: str, copies: dict[tuple[str, str], str]
+        self, names: Iterable[str], level: str, copies: dict[tuple[str, str], str]
     ) -> tuple[list[Stmt], dict[str, str]]:
         """Copies that bring the named values to ``level``, and the name under which each is there."""
         made: list[Stmt] = []
@@ -143,7 +157,8 @@ class _Placement:
         return made, found
 
     def _free(self, name: str) -> str:
-        taken = {o.name for s in sites(self.program, self.kernel) if (o := outputs_of(s.stmt))} | self.values.keys()
+        own = {o.name for s in sites(self.program, self.kernel) if (o := outputs_of(s.stmt))}
+        taken = own | self.values.keys()
         while name in taken:
             name += "_"
         return name
@@ -152,7 +167,8 @@ class _Placement:
 def _hoisted(seq: Seq) -> list[Stmt]:
     """The loop after the copies in its body that are the same in every iteration."""
     loops = [seq, *(s for s in seq.body if isinstance(s, Seq))]
-    local = {o.name for s in seq.body if (o := outputs_of(s))} | {c.value.name for x in loops for c in x.carry}
+    local = {o.name for s in seq.body if (o := outputs_of(s))}
+    local |= {c.value.name for x in loops for c in x.carry}
     invariant = [s for s in seq.body if isinstance(s, Copy) and s.source not in local]
     body = tuple(s for s in seq.body if not any(s is x for x in invariant))
     return [*invariant, replace(seq, body=body)]

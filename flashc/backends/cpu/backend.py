@@ -14,7 +14,15 @@ from flashc.ir.analysis import footprint, sites
 from flashc.ir.intexpr import Const, IntExpr, Sym
 from flashc.ir.nodes import Dot, Loop, Par, Program, Seq
 
-ROW_BLOCKS = (1, 2, 3, 4, 6, 8, 12)  # more than 12 row pointers with run-time strides spill (measured: 188 -> 135 GFLOP/s)
+ROW_BLOCKS = (
+    1,
+    2,
+    3,
+    4,
+    6,
+    8,
+    12,
+)  # more than 12 row pointers with run-time strides spill (measured: 188 -> 135 GFLOP/s)
 PANELS = (1, 2, 3, 4)
 TILES = (16, 32, 64, 128, 256, 512)
 
@@ -57,13 +65,23 @@ class CpuBackend:
             found.append(Constraint("cpu.load_bound", Const(2), "<=", mr, "vectors", "raise mr"))
         for kernel in placed.kernels:
             need = footprint(placed, kernel, place.LEVEL)
-            found.append(Constraint(f"device.{place.LEVEL}.{kernel.name}", need, "<=", Const(cache), "B", "lower the tiles"))
+            found.append(
+                Constraint(f"device.{place.LEVEL}.{kernel.name}", need, "<=", Const(cache), "B", "lower the tiles")
+            )
             lane = place.lane_axis(placed, kernel)
             for site in sites(placed, kernel):
                 if isinstance(site.stmt, Dot):
                     tile = site.scope[lane].size
-                    found.append(Constraint(f"cpu.panels.{kernel.name}.{site.stmt.out.name}", tile, "%==0", mr * width, "rows",
-                                            f"make the {lane} tile a multiple of mr vectors"))
+                    found.append(
+                        Constraint(
+                            f"cpu.panels.{kernel.name}.{site.stmt.out.name}",
+                            tile,
+                            "%==0",
+                            mr * width,
+                            "rows",
+                            f"make the {lane} tile a multiple of mr vectors",
+                        )
+                    )
         return tuple(found)
 
     def padded(self, axis: str, extent: IntExpr) -> IntExpr:
@@ -88,16 +106,14 @@ class CpuBackend:
         """Why code for the device cannot run on this machine, or None."""
         here = machine_features()
         needed = {f for f in device.features if f in _CHECKED} if device.cpu_isa else set()
-        if device.name == "native" or (needed <= here and _family(device.arch) == _family(platform.machine())):
+        same = run.machine_of(device.arch) == run.machine_of(platform.machine())
+        if device.name == "native" or (needed <= here and same):
             return None
-        return f"this machine cannot run code for {device.name} ({device.arch}); it lacks {', '.join(sorted(needed - here)) or 'that architecture'}"
+        lacking = ", ".join(sorted(needed - here)) or "that architecture"
+        return f"this machine cannot run code for {device.name} ({device.arch}); it lacks {lacking}"
 
 
 _CHECKED = frozenset({"avx2", "avx512f", "avx512_bf16", "f16c", "neon", "sve"})
-
-
-def _family(arch: str) -> str:
-    return "arm" if arch.startswith(("aarch64", "arm", "neon", "sve")) else "x86"
 
 
 def machine_features() -> frozenset[str]:

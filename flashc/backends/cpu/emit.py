@@ -17,7 +17,20 @@ from flashc.errors import IRError, UnsupportedError
 from flashc.ir.analysis import tiled_axes
 from flashc.ir.intexpr import Const, IntExpr, Item, Sym
 from flashc.ir.nodes import (
-    Access, Alloc, Copy, Dot, Kernel, Load, Map, Par, Program, Reduce, Seq, Stmt, Store, outputs_of,
+    Access,
+    Alloc,
+    Copy,
+    Dot,
+    Kernel,
+    Load,
+    Map,
+    Par,
+    Program,
+    Reduce,
+    Seq,
+    Stmt,
+    Store,
+    outputs_of,
 )
 from flashc.ir.ranges import Scope, Span, enter, part_range, valid_end, whole
 from flashc.ir.scalar import Lit, Ref, Scalar
@@ -86,7 +99,9 @@ def emit(program: Program, width_bits: int) -> str:
     for kernel in program.kernels:
         par = kernel.body[0]
         assert isinstance(par, Par)
-        tasks = " * ".join(f"ceil_div({int_text(p.program.axis(x.axis).extent)}, {int_text(x.tile)})" for x in par.loops)
+        tasks = " * ".join(
+            f"ceil_div({int_text(p.program.axis(x.axis).extent)}, {int_text(x.tile)})" for x in par.loops
+        )
         p.line(f"call->parallel({tasks}, {kernel.name}_task, call, {_scratch_bytes(par)}, call->threads);")
     p.close()
     return "\n".join(p.lines) + "\n"
@@ -113,12 +128,14 @@ def _tensors(p: Printer) -> None:
         position += len(t.dims)
     for n, param in enumerate(p.program.params):
         p.line(f"[[maybe_unused]] const float {param.name} = call->param[{n}];")
-    for table in sorted({t for t in _tables(p.program)}):
+    for table in sorted(_tables(p.program)):
         tensor = p.program.tensor(table)
         names = [f"i{d}" for d in range(len(tensor.dims))]
         index = " + ".join(f"{a} * {stride(tensor, d)}" for d, a in enumerate(names))
-        p.line(f"[[maybe_unused]] const auto {table}_at = [&]({', '.join(f'long {a}' for a in names)}) -> long "
-               f"{{ return {table}_ptr[{index}]; }};")
+        p.line(
+            f"[[maybe_unused]] const auto {table}_at = [&]({', '.join(f'long {a}' for a in names)}) -> long "
+            f"{{ return {table}_ptr[{index}]; }};"
+        )
 
 
 def _tables(program: Program) -> set[str]:
@@ -354,8 +371,10 @@ def _dot(p: Printer, stmt: Dot, scope: Scope) -> None:
     row = next(x for x in stmt.out.axes if x != atom.lane)
     vectors = p.tile(atom.lane, scope) // p.width
     b_k = b.strides[over] if b.pair == over or atom.unit != PAIRED else f"2 * {b.strides[over]}"
-    operands = (f"{a.pointer}, {a.strides[over]}, {b.pointer}, {b.strides[row]}, {b_k}, {p.counts[over]}, {p.counts[row]}, "
-                f"{vectors}, {stmt.out.name}_done")
+    operands = (
+        f"{a.pointer}, {a.strides[over]}, {b.pointer}, {b.strides[row]}, {b_k}, {p.counts[over]}, {p.counts[row]}, "
+        f"{vectors}, {stmt.out.name}_done"
+    )
     init = ""
     if stmt.init is not None:
         init = expression(p, stmt.init, scope, {atom.lane: "m", row: "n"}) + " + "
@@ -378,7 +397,9 @@ def _store(p: Printer, stmt: Store, scope: Scope) -> None:
     tensor = p.program.tensor(stmt.access.tensor)
     source = p.places[stmt.value]
     axes = tiled_axes(stmt.access, scope)
-    target = {x.name: stride(tensor, d) for d, x in enumerate(stmt.access.index) if isinstance(x, Sym) and x.name in axes}
+    target = {
+        x.name: stride(tensor, d) for d, x in enumerate(stmt.access.index) if isinstance(x, Sym) and x.name in axes
+    }
     order = sorted(axes, key=lambda a: target[a] == "1")
     p.open("")
     p.line(f"auto* const to = {address(p, stmt.access, tensor, scope)};")
@@ -400,8 +421,10 @@ def _seq(p: Printer, seq: Seq, scope: Scope) -> None:
         _initialise(p, c.value, c.init)
     start, kept, count = f"{axis}0", set(p.partial), p.counts[axis]
     p.line(f"// {axis}: {seq.part} tiles {seq.side}".rstrip())
-    p.open(f"for (long {start} = {int_text(first)}, {axis}_stop = {int_text(stop)}; {start} < {axis}_stop; "
-           f"{start} += {int_text(tile)})")
+    p.open(
+        f"for (long {start} = {int_text(first)}, {axis}_stop = {int_text(stop)}; {start} < {axis}_stop; "
+        f"{start} += {int_text(tile)})"
+    )
     p.counts[axis] = int_text(tile)
     p.partial.discard(axis)
     if seq.part != "full":
@@ -420,7 +443,9 @@ def _initialise(p: Printer, value: Value, init: Scalar) -> None:
     if isinstance(init, Ref) and init.name == value.name:
         return
     if not isinstance(init, Lit):
-        raise UnsupportedError(f"cpu: the carried value {value.name} starts from an expression; only constants are supported")
+        raise UnsupportedError(
+            f"cpu: the carried value {value.name} starts from an expression; only constants are supported"
+        )
     p.line(f"std::fill_n({value.name}, {_elements(value)}, {literal(init.value).code});")
 
 

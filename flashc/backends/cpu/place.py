@@ -1,7 +1,7 @@
 """Place for a CPU: which axis runs along the vector lanes, what is packed, and which instruction does each dot.
 
-The lane axis is the one that most tiles of a kernel share (attention: query rows, so that max, sum and rescaling are
-lane-wise); among equals it is the one contiguous in the output (GEMM: columns). A dot then has one operand with
+The lane axis is the one that most tiles of a kernel share (rows that are reduced, so that max, sum and rescaling are
+lane-wise); among equals it is the one contiguous in the output. A dot then has one operand with
 lanes, read as vectors from a packed tile, and one without, read as broadcast scalars straight from memory where its
 element type and strides allow. Copies are inserted where they do not.
 """
@@ -143,8 +143,8 @@ class _Placement:
         with_lanes = [n for n in (dot.a, dot.b) if self.lane in self._value(n).axes]
         if len(with_lanes) != 1 or len(dot.over) != 1 or len(dot.out.axes) != 2:
             raise UnsupportedError(
-                f"cpu: the dot {dot.out.name} needs two output axes, one contracted axis, and exactly one operand with the "
-                f"lane axis {self.lane}; it has operands {dot.a}, {dot.b} over {dot.over}"
+                f"cpu: the dot {dot.out.name} needs two output axes, one contracted axis, and exactly one operand with "
+                f"the lane axis {self.lane}; it has operands {dot.a}, {dot.b} over {dot.over}"
             )
         unit = self._unit(dot)
         atom = Atom(unit, self.lane, Sym("mr"), Sym("nr"), 2 if unit == PAIRED else 1)

@@ -16,11 +16,6 @@ typedef uint32_t vu __attribute__((vector_size(FLASHC_WIDTH / 8)));
 typedef float vf_any __attribute__((vector_size(FLASHC_WIDTH / 8), aligned(4), may_alias));
 typedef uint32_t vu_any __attribute__((vector_size(FLASHC_WIDTH / 8), aligned(4), may_alias));
 typedef uint16_t bf16;
-#if defined(__FLT16_MAX__)
-typedef _Float16 f16;
-#else
-typedef __fp16 f16;
-#endif
 #define INLINE static inline __attribute__((always_inline))
 
 constexpr float INF = __builtin_inff();
@@ -38,6 +33,29 @@ INLINE vf as_float(vu x) { return (vf)x; }
 INLINE vu as_bits(vf x) { return (vu)x; }
 INLINE float as_float(uint32_t x) { float r; std::memcpy(&r, &x, 4); return r; }
 INLINE uint32_t as_bits(float x) { uint32_t r; std::memcpy(&r, &x, 4); return r; }
+
+#if defined(__ARM_FP16_FORMAT_IEEE)
+typedef __fp16 f16;
+#elif defined(__FLT16_MAX__)
+typedef _Float16 f16;
+#else  // g++ before 12: by integer arithmetic, rounding to nearest even
+struct f16 {
+  uint16_t bits;
+  f16() = default;
+  explicit f16(float x) {
+    uint32_t u = as_bits(x), a = u & 0x7fffffffu, h;
+    if (a >= 0x47800000u) h = a > 0x7f800000u ? 0x7e00 : 0x7c00;
+    else if (a < 0x38800000u) h = as_bits(as_float(a) + 0.5f) - 0x3f000000u;  // subnormal: the addition rounds
+    else h = (a - 0x38000000u + 0xfffu + (a >> 13 & 1)) >> 13;
+    bits = (uint16_t)(u >> 16 & 0x8000u | h);
+  }
+  explicit operator float() const {
+    uint32_t a = (bits & 0x7fffu) << 13, sign = (bits & 0x8000u) << 16;
+    if (a >= 0x0f800000u) return as_float(a + 0x70000000u | sign);
+    return as_float(as_bits(as_float(a) * 0x1p112f) | sign);
+  }
+};
+#endif
 
 // Element conversions. bf16 rounds to nearest even and keeps NaN.
 INLINE float to_f32(float x) { return x; }
@@ -76,10 +94,16 @@ INLINE vf vabs(vf x) { return (vf)((vi)x & 0x7fffffff); }
 INLINE vi vabs(vi x) { return x < 0 ? -x : x; }
 INLINE float vabs(float x) { return __builtin_fabsf(x); }
 INLINE int32_t vabs(int32_t x) { return x < 0 ? -x : x; }
-INLINE vi vfloordiv(vi a, vi b) { vi q = a / b; return q + ((q * b != a) & ((a < 0) ^ (b < 0))); }
-INLINE int32_t vfloordiv(int32_t a, int32_t b) { return floor_div(a, b); }
-INLINE vi vmod(vi a, vi b) { return a - vfloordiv(a, b) * b; }
-INLINE int32_t vmod(int32_t a, int32_t b) { return floor_mod(a, b); }
+// Division rounds down. By 0 it gives 0, as in numpy; the quotient by -1 wraps, where the processor would trap.
+INLINE vi vfloordiv(vi a, vi b) {
+  vi q = a / ((b == 0) | (b == -1) ? splat(1) : b);
+  q += (q * b != a) & ((a < 0) ^ (b < 0));
+  q = b == -1 ? (vi)(-(vu)a) : q;
+  return b == 0 ? vi{} : q;
+}
+INLINE int32_t vfloordiv(int32_t a, int32_t b) { return b == 0 ? 0 : (int32_t)floor_div(a, b); }
+INLINE vi vmod(vi a, vi b) { return b == 0 ? vi{} : (vi)((vu)a - (vu)vfloordiv(a, b) * (vu)b); }
+INLINE int32_t vmod(int32_t a, int32_t b) { return b == 0 ? 0 : (int32_t)floor_mod(a, b); }
 INLINE vf vfloat(vi x) { return __builtin_convertvector(x, vf); }
 INLINE float vfloat(int32_t x) { return (float)x; }
 INLINE vi vint(vf x) { return __builtin_convertvector(x, vi); }
@@ -87,24 +111,33 @@ INLINE int32_t vint(float x) { return (int32_t)x; }
 
 // 2^x: x = n + f with |f| <= 1/2, a degree-5 minimax polynomial for 2^f (relative error 7.5e-8, fitted
 // by iteratively reweighted least squares), n added to the exponent.
-// Below -126 the result is 0, above 128 it is inf; NaN stays NaN.
-INLINE vf vexp2(vf x) {
-  const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low mantissa bits
-  vf z = x + magic, f = x - (z - magic);
+// Below -126 the result is 0, above 128 it is inf; NaN stays NaN, whatever its payload.
+constexpr float MAGIC = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low mantissa bits
+INLINE vf exp2_parts(vf n_magic, vf f, vf x) {
   vf p = splat(1.327647207e-3f);
   p = p * f + 9.675541453e-3f;
   p = p * f + 5.550713274e-2f;
   p = p * f + 2.402211972e-1f;
   p = p * f + 6.931469671e-1f;
   p = p * f + 1.000000072f;
-  vf r = as_float(as_bits(p) + (as_bits(z) << 23));
+  vf r = as_float(as_bits(p) + (as_bits(n_magic) << 23));
   r = x < -126.0f ? vf{} : r;
-  return x >= 128.0f ? splat(INF) : r;
+  return x < 128.0f ? r : x + INF;
+}
+INLINE vf vexp2(vf x) {
+  vf z = x + MAGIC, f = x - (z - MAGIC);
+  return exp2_parts(z, f, x);
+}
+INLINE vf vexp(vf x) {  // reduced by n ln 2 in two parts (Cody and Waite): 2^(x log2 e) alone is off by |x| / 2 ulp
+  vf y = x * 1.44269504f, z = y + MAGIC, n = z - MAGIC;
+  vf f = ((x - n * 0.693359375f) + n * 2.12194440e-4f) * 1.44269504f;
+  return exp2_parts(z, f, y);
 }
 // log2 x: x = 2^n m with m in [sqrt(1/2), sqrt 2), log2 m by an odd minimax polynomial in (m-1)/(m+1)
 // (relative error 7e-10 before rounding).
 INLINE vf vlog2(vf x) {
-  vi u = (vi)x;
+  vi tiny = x < 1.17549435e-38f;  // subnormal: scaled by 2^23
+  vi u = (vi)(tiny ? x * 8388608.0f : x);
   vi n = (u - 0x3f3504f3) >> 23;
   vf m = (vf)(u - (n << 23));
   vf t = (m - 1.0f) / (m + 1.0f), t2 = t * t;
@@ -112,12 +145,11 @@ INLINE vf vlog2(vf x) {
   p = p * t2 + 5.767143985e-1f;
   p = p * t2 + 9.617988474e-1f;
   p = p * t2 + 2.885390080f;
-  vf r = vfloat(n) + p * t;
+  vf r = vfloat(n + (tiny & -23)) + p * t;
   r = x == 0.0f ? splat(-INF) : r;
   r = x == INF ? splat(INF) : r;
   return (x < 0.0f) | (x != x) ? splat(__builtin_nanf("")) : r;
 }
-INLINE vf vexp(vf x) { return vexp2(x * 1.44269504f); }
 INLINE vf vlog(vf x) { return vlog2(x) * 0.69314718f; }
 INLINE vf vtanh(vf x) {  // odd series near 0, where 1 - 2/(e^2x + 1) would cancel
   vf a = vabs(x), x2 = x * x;

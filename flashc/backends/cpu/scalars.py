@@ -112,7 +112,9 @@ def _where(args: list[Text]) -> Text:
 def _arithmetic(fn: str, args: list[Text], vector: bool) -> Text:
     function = FUNCTIONS[fn]
     kind: Kind = "float" if fn == "div" or function.transcendental or any(a.kind == "float" for a in args) else "int"
-    if not all(a.kind == "bool" for a in args):
+    if all(a.kind == "bool" for a in args):  # true is 1, in a lane -1: both sides as lanes, or none
+        args = [Text(as_vector(a) if vector else a.code, "bool", vector) for a in args]
+    else:
         args = [as_kind(a, kind) for a in args]
     if fn in _INFIX:
         result: Kind = "bool" if fn in ("lt", "le", "gt", "ge", "eq", "ne") else kind

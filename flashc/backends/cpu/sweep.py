@@ -67,7 +67,9 @@ class _Sweep:
         if axis != self.p.lane:
             return Text(f"(int32_t)({start} + {self.position[axis]})", "int", False)
         last = int_text(self.scope[axis].extent - 1)
-        return Text(f"vmin((int32_t)({start} + {self.position[axis]} * W) + lanes(), splat((int32_t)({last})))", "int", True)
+        return Text(
+            f"vmin((int32_t)({start} + {self.position[axis]} * W) + lanes(), splat((int32_t)({last})))", "int", True
+        )
 
     def fetch(self, node: Fetch) -> Text:
         """A gathered element; an index that is computed is clamped to its dimension."""
@@ -85,11 +87,13 @@ class _Sweep:
         base = " + ".join(terms)
         if not lanes:
             element = f"({base})[0]"
-            return Text(f"to_f32({element})" if kind == "float" else f"{element}", kind, False)  # type: ignore[arg-type]
+            wrap = {"float": "to_f32({})", "int": "(int32_t){}", "bool": "{}"}[kind]
+            return Text(wrap.format(element), kind, False)  # type: ignore[arg-type]
         offsets = " + ".join(f"(long)({code})[l] * {step}" for code, step in lanes)
         wrap = {"float": "to_f32(at[{}])", "int": "(int32_t)at[{}]", "bool": "-(int32_t)at[{}]"}[kind]
         vector = "vf" if kind == "float" else "vi"
-        gathered = f"[&] {{ const auto* at = {base}; {vector} r; for (int l = 0; l < W; ++l) r[l] = {wrap.format(offsets)}; return r; }}()"
+        each = f"for (int l = 0; l < W; ++l) r[l] = {wrap.format(offsets)};"
+        gathered = f"[&] {{ const auto* at = {base}; {vector} r; {each} return r; }}()"
         return Text(gathered, kind, True)  # type: ignore[arg-type]
 
 
@@ -199,5 +203,3 @@ def _row(p: Printer, group: Sequence[Map | Reduce], sweep: _Sweep, suffix: str) 
         if place is not None and place.pair is None:
             p.line(f"store({sweep.address(place)}, {register});")
     return made
-
-

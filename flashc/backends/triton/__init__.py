@@ -1,4 +1,4 @@
-"""Triton source for NVIDIA and AMD GPUs: printed from the IR, compiled offline by Triton for a named target."""
+"""Triton source for NVIDIA and AMD GPUs: printed from the IR, compiled offline for a named target."""
 
 from flashc.backends.triton.backend import BACKEND
 

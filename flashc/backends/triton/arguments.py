@@ -15,15 +15,25 @@ WIDEST_UNIT = 16  # Triton looks for multiples of 16 and no further
 
 # Element types in Triton's signatures. Bool tensors are passed as the bytes they are stored in.
 TRITON_TYPES = {
-    "f64": "fp64", "f32": "fp32", "f16": "fp16", "bf16": "bf16", "i64": "i64", "i32": "i32", "bool": "i8",
+    "f64": "fp64",
+    "f32": "fp32",
+    "f16": "fp16",
+    "bf16": "bf16",
+    "i64": "i64",
+    "i32": "i32",
+    "bool": "i8",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """One kernel argument. ``source`` is the tensor, size or parameter; ``dim`` and ``unit`` belong to strides.
+    """One kernel argument. ``source`` is the tensor, size or parameter; ``dim`` and ``unit`` belong to
+    strides.
 
-    The kernel takes a stride for a multiple of ``unit`` elements.
+    The kernel takes a stride for a multiple of ``unit`` elements. ``specialised``: Triton compiles another
+    version for values that are multiples of 16. Most sizes are not, since a new length must not compile
+    anything; those are that mask the contiguous dimension of a block, where loads would else be one element
+    wide.
     """
 
     name: str
@@ -31,29 +41,23 @@ class Argument:
     source: str
     dim: int = 0
     unit: int = 1
+    specialised: bool = False
 
     @property
     def annotated(self) -> str:
         """As it stands in the kernel's parameter list: offsets are computed in 64 bits."""
         return f"{self.name}: tl.int64" if self.kind == "stride" else self.name
 
-    @property
-    def specialised(self) -> bool:
-        """Whether Triton may compile another version for values that are multiples of 16.
-
-        Sizes are not: a new length must not compile. Neither are strides that the source knows to be multiples.
-        """
-        return self.kind == "pointer" or (self.kind == "stride" and self.unit == 1)
-
 
 @dataclass
 class Used:
-    """Collects the arguments that the body of one kernel mentions."""
+    """Collects the arguments that a kernel's body mentions; ``masking`` sizes end a contiguous dimension."""
 
     program: Program
     tensors: set[str] = field(default_factory=set)
     strides: set[tuple[str, int]] = field(default_factory=set)
     scalars: set[str] = field(default_factory=set)
+    masking: set[str] = field(default_factory=set)
 
     def pointer(self, tensor: str) -> str:
         self.tensors.add(tensor)
@@ -70,12 +74,18 @@ class Used:
     def arguments(self) -> tuple[Argument, ...]:
         """Pointers and strides in the order of the program's tensors, then sizes, then parameters."""
         tensors = [t for t in self.program.tensors if t.name in self.tensors]
-        pointers = [Argument(f"{t.name}_ptr", "pointer", t.name) for t in tensors]
+        pointers = [Argument(f"{t.name}_ptr", "pointer", t.name, specialised=True) for t in tensors]
         strides = [
-            Argument(f"{t.name}_stride_{d}", "stride", t.name, d, stride_unit(t, d))
-            for t in tensors for d in range(len(t.dims)) if (t.name, d) in self.strides
+            Argument(f"{t.name}_stride_{d}", "stride", t.name, d, stride_unit(t, d), stride_unit(t, d) == 1)
+            for t in tensors
+            for d in range(len(t.dims))
+            if (t.name, d) in self.strides
         ]
-        sizes = [Argument(n, "size", n) for n in self.program.sizes if n in self.scalars]
+        sizes = [
+            Argument(n, "size", n, specialised=n in self.masking)
+            for n in self.program.sizes
+            if n in self.scalars
+        ]
         params = [Argument(p.name, "param", p.name) for p in self.program.params if p.name in self.scalars]
         return (*pointers, *strides, *sizes, *params)
 

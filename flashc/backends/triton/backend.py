@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from flashc.autotune.problem import Constraint
-from flashc.backends.base import Built, Executable
+from flashc.backends.base import Built, Executable, Invocation
 from flashc.backends.triton import build, place, resources, run, source
 from flashc.hwmodels.model import Device
 from flashc.ir.intexpr import IntExpr
@@ -15,6 +16,7 @@ from flashc.ir.nodes import Program
 class TritonBackend:
     name = "triton"
     kinds = ("gpu",)
+    interpret_device = "a100_sxm_80gb"  # whose tiles `interpret` is shown with
 
     def missing(self, device: Device) -> str | None:
         if device.triton_target is None:
@@ -24,7 +26,9 @@ class TritonBackend:
     def place(self, program: Program, device: Device) -> Program:
         return place.place(program, device)
 
-    def domains(self, placed: Program, device: Device, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    def domains(
+        self, placed: Program, device: Device, sizes: Mapping[str, int]
+    ) -> dict[str, tuple[int, ...]]:
         return place.domains(placed, device, sizes)
 
     def constraints(self, placed: Program, device: Device) -> tuple[Constraint, ...]:
@@ -44,6 +48,10 @@ class TritonBackend:
 
     def load(self, built: Built, bound: Program, device: Device) -> Executable:
         return run.load(built, bound, device)
+
+    def interpret(self, bound: Program, device: Device, call: Invocation) -> dict[str, Any]:
+        """The emitted source under Triton's interpreter: outputs and workspaces by name."""
+        return run.interpret_program(bound, call)
 
 
 BACKEND = TritonBackend()

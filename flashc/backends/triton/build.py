@@ -1,4 +1,4 @@
-"""Compiles emitted source for a named GPU, which need not be here, and reads what the compiled kernels take."""
+"""Compiles emitted source for a named GPU, which need not be here, and reads what the kernels take."""
 
 from __future__ import annotations
 
@@ -24,13 +24,17 @@ KIND = "triton-kernel"
 SOURCE = "kernels.py"
 ALIGNED = [["tt.divisibility", 16]]  # pointers by the allocators; strides by convention (see signature)
 
+TENSOR_COLUMNS = 512  # of 128 x 32 bit, per core of data-centre Blackwell
+
 
 def triton_module() -> ModuleType:
     """The installed Triton. Raises CompilerMissingError."""
     try:
         import triton
     except ImportError as error:
-        raise CompilerMissingError(f"Triton cannot be imported ({error}); `pip install triton` on Linux") from error
+        raise CompilerMissingError(
+            f"Triton cannot be imported ({error}); `pip install triton` on Linux"
+        ) from error
     return triton  # type: ignore[no-any-return]
 
 
@@ -42,7 +46,8 @@ def options_of(printed: Printed) -> dict[str, Any]:
 def build(source: str, bound: Program, device: Device) -> Built:
     """Compile every kernel for the device's Triton target, through the cache.
 
-    Raises UnsupportedError without a target, CompilerMissingError without Triton, CompileError when Triton refuses.
+    Raises UnsupportedError without a target, CompilerMissingError without Triton, CompileError when Triton
+    refuses.
     """
     triton = triton_module()
     kernels = printed_kernels(bound)
@@ -99,15 +104,30 @@ def _compile(function: Any, printed: Printed, bound: Program, target: Any, folde
     try:
         compiled = triton.compile(text, target=target, options=options_of(printed))
     except Exception as error:  # Triton raises its own classes, RuntimeError, and whatever its passes raise
-        saved = Cache.default().put_or_temp("failed-compile", key_of(str(folder), printed.kernel), {
-            SOURCE: (folder / SOURCE).read_bytes(), "compiler.log": str(error).encode(),
-        })
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CompileError(f"Triton refuses kernel {printed.kernel} for {target}: {first}; source and message: {saved}") from error
-    for stage, content in compiled.asm.items():
+        raise _refusal(str(error) or type(error).__name__, printed, target, folder) from error
+    columns = getattr(compiled.metadata, "tmem_size", None) or 0
+    if columns > TENSOR_COLUMNS:
+        raise _refusal(
+            f"{columns} columns of tensor memory; there are {TENSOR_COLUMNS}", printed, target, folder
+        )
+    for stage, content in ((n, c) for n, c in compiled.asm.items() if n != "source"):
         raw = content if isinstance(content, bytes) else str(content).encode()
         (folder / f"{printed.kernel}.{stage}").write_bytes(raw)
     return _resources(printed.kernel, compiled.asm, compiled.metadata.shared, target)
+
+
+def _refusal(message: str, printed: Printed, target: Any, folder: Path) -> CompileError:
+    """The error to raise; the source and Triton's whole message are saved."""
+    source = (folder / SOURCE).read_bytes()
+    saved = Cache.default().put_or_temp(
+        "failed-compile",
+        key_of(source, str(target), printed.kernel),
+        {SOURCE: source, "compiler.log": message.encode()},
+    )
+    last = message.strip().splitlines()[-1]
+    return CompileError(
+        f"Triton refuses kernel {printed.kernel} for {target}: {last}; source and message: {saved}"
+    )
 
 
 def _resources(kernel: str, assembly: Mapping[str, Any], shared: int, target: Any) -> dict[str, Any]:
@@ -126,7 +146,9 @@ def _read_nvidia(assembly: Mapping[str, Any]) -> tuple[int, int]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as binary:
         binary.write(assembly["cubin"])
         binary.flush()
-        done = subprocess.run([tool, "--dump-resource-usage", binary.name], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [tool, "--dump-resource-usage", binary.name], capture_output=True, text=True, check=True
+        )
     found = re.search(r"REG:(\d+) STACK:(\d+)", done.stdout)
     if found is None:
         raise CompileError(f"{tool} reports no registers: {done.stdout.strip()}")

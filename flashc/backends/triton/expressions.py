@@ -15,16 +15,22 @@ from flashc.ir.scalar import Coord, Fetch, InDomain, Lit, Ref, Scalar, coords, k
 from flashc.ir.types import DType, Value
 
 BLOCK_TYPES = {
-    "f64": "tl.float64", "f32": "tl.float32", "f16": "tl.float16", "bf16": "tl.bfloat16",
-    "i64": "tl.int64", "i32": "tl.int32", "bool": "tl.int1",
+    "f64": "tl.float64",
+    "f32": "tl.float32",
+    "f16": "tl.float16",
+    "bf16": "tl.bfloat16",
+    "i64": "tl.int64",
+    "i32": "tl.int32",
+    "bool": "tl.int1",
 }
 
 
 class Expressions:
-    """Prints expressions and remembers what they need: arguments, helpers, coordinate vectors, hoisted table elements.
+    """Prints expressions and remembers what they need: arguments, helpers, coordinate vectors, hoisted table
+    elements.
 
-    ``mentioned``: names of coordinate vectors, masks and position ranges that were printed. ``hoisted``: definitions of
-    elements that depend on the scalar axes of the grid (``fixed_axes``) only.
+    ``mentioned``: names of coordinate vectors, masks and position ranges that were printed. ``hoisted``:
+    definitions of elements that depend on the scalar axes of the grid (``fixed_axes``) only.
     """
 
     def __init__(self, program: Program, used: Used, names: dict[str, str]) -> None:
@@ -34,12 +40,14 @@ class Expressions:
         self.hoisted: dict[str, str] = {}
         self.fixed_axes: frozenset[str] = frozenset()
         extents = frozenset[str]().union(
-            *(a.extent.symbols() for a in program.axes), *(d.symbols() for t in program.tensors for d in t.dims)
+            *(a.extent.symbols() for a in program.axes),
+            *(d.symbols() for t in program.tensors for d in t.dims),
         )
         steps = ("", "0", "_first", "_stop", "_full_first", "_full_stop")
         self.nonnegative = extents | {f"{a.name}{step}" for a in program.axes for step in steps}
         self.kinds = {
-            **{n: "int" for n in program.sizes}, **{p.name: "float" for p in program.params},
+            **dict.fromkeys(program.sizes, "int"),
+            **{p.name: "float" for p in program.params},
             **{t.name: t.dtype.kind for t in program.tensors},
         }
 
@@ -52,9 +60,13 @@ class Expressions:
     def vector(self, name: str, axis: str, axes: Sequence[str]) -> Text:
         """A vector along ``axis`` as an operand of blocks over ``axes``."""
         if axis not in axes:
-            raise UnsupportedError(f"triton: axis {axis} is used where only {', '.join(axes) or 'scalars'} are in scope")
+            raise UnsupportedError(
+                f"triton: axis {axis} is used where only {', '.join(axes) or 'scalars'} are in scope"
+            )
         self.mention(name)
-        return Text(name if len(axes) == 1 else f"{name}[{', '.join(':' if a == axis else 'None' for a in axes)}]")
+        return Text(
+            name if len(axes) == 1 else f"{name}[{', '.join(':' if a == axis else 'None' for a in axes)}]"
+        )
 
     def coordinate(self, axis: str, axes: Sequence[str], frame: Frame) -> Text:
         a = frame.axes[axis]
@@ -70,7 +82,9 @@ class Expressions:
     def extent(self, axis: AxisInScope) -> str:
         if axis.block:
             return axis.block
-        raise UnsupportedError(f"triton: a block along axis {axis.axis}, which is a scalar or bound by another loop")
+        raise UnsupportedError(
+            f"triton: a block along axis {axis.axis}, which is a scalar or bound by another loop"
+        )
 
     # -- integer expressions
 
@@ -79,7 +93,9 @@ class Expressions:
 
         def symbol(node: Sym | Item) -> Text:
             if isinstance(node, Item):
-                vectors = [a for a in frame.axes if axes is not None and a in node.symbols() and frame.tiled(a)]
+                vectors = [
+                    a for a in frame.axes if axes is not None and a in node.symbols() and frame.tiled(a)
+                ]
                 index = [self.integer(x, frame, axes) for x in node.index]
                 steady = node.symbols() <= self.fixed_axes | set(self.program.sizes)
                 return self.element(node.table, index, vectors, axes or (), steady, frame)
@@ -95,11 +111,20 @@ class Expressions:
     # -- tensor elements
 
     def element(
-        self, tensor: str, index: Sequence[Text], vectors: Sequence[str], axes: Sequence[str], steady: bool, frame: Frame
+        self,
+        tensor: str,
+        index: Sequence[Text],
+        vectors: Sequence[str],
+        axes: Sequence[str],
+        steady: bool,
+        frame: Frame,
     ) -> Text:
-        """``tensor[index]``, loaded; indices along ``vectors`` are blocks, and masked where those axes are."""
+        """``tensor[index]``, loaded; indices along ``vectors`` are blocks, masked where those axes are."""
         held = self.program.tensor(tensor)
-        scalars_first = sorted(enumerate(index), key=lambda item: any(f"{frame.axes[a].vector}[" in str(item[1]) for a in vectors))
+        scalars_first = sorted(
+            enumerate(index),
+            key=lambda item: any(f"{frame.axes[a].vector}[" in str(item[1]) for a in vectors),
+        )
         terms = [self.scaled(x, tensor, d) for d, x in scalars_first if str(x) != "0"]
         address = " + ".join([self.used.pointer(tensor), *terms])
         masked = frame.masked(vectors)
@@ -108,7 +133,11 @@ class Expressions:
         text = f"tl.load({address}{other}){_widened(held.dtype)}"
         if steady and held.role == "in":
             return Text(self.hoist(tensor, index, text))
-        return infix("ne", Text(f"tl.load({address}{other})"), Text("0")) if held.dtype.kind == "bool" else Text(text)
+        return (
+            infix("ne", Text(f"tl.load({address}{other})"), Text("0"))
+            if held.dtype.kind == "bool"
+            else Text(text)
+        )
 
     def scaled(self, index: Text, tensor: str, dim: int) -> str:
         if dim == len(self.program.tensor(tensor).dims) - 1:
@@ -125,7 +154,7 @@ class Expressions:
         return known or name
 
     def offsets(self, access: Access, axes: Sequence[str], frame: Frame) -> tuple[list[str], list[str]]:
-        """Terms of a tile's offset: those that are scalar, with the tile's start, and those within the tile."""
+        """Terms of a tile's offset: the scalar ones, with the tile's start, and those within the tile."""
         base: list[str] = []
         local: list[str] = []
         for dim, expr in enumerate(access.index):
@@ -148,7 +177,8 @@ class Expressions:
         expr = with_masks(expr, frame.ends)
         kind = kind_of(expr, self.kinds_in(frame))
         if isinstance(expr, Lit):
-            return Text(f"tl.full({self.shape(out.axes, frame)}, {literal(expr.value)}, {BLOCK_TYPES[out.dtype.name]})")
+            shape, dtype = self.shape(out.axes, frame), BLOCK_TYPES[out.dtype.name]
+            return Text(f"tl.full({shape}, {literal(expr.value)}, {dtype})")
         if isinstance(expr, Ref) and expr.name in frame.values and frame.values[expr.name].dtype == out.dtype:
             return self.raw(expr, out, frame)
         text = self.spread(self.scalar_text(expr, out.axes, frame), expr, out, frame)
@@ -185,7 +215,9 @@ class Expressions:
                 case Fetch(tensor=t, index=ix):
                     index = [elementwise(x, leaf, kinds, self.helpers) for x in ix]
                     vectors = [a for a in axes if any(self.reads(x, a, frame) for x in ix)]
-                    steady = all(coords(x) <= self.fixed_axes and refs(x) <= set(self.program.sizes) for x in ix)
+                    steady = all(
+                        coords(x) <= self.fixed_axes and refs(x) <= set(self.program.sizes) for x in ix
+                    )
                     return self.element(t, index, vectors, axes, steady and not vectors, frame)
                 case InDomain(axis=a) if frame.axes[a].mask:
                     return self.vector(frame.axes[a].mask, a, axes)

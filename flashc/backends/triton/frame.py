@@ -13,12 +13,14 @@ from flashc.ir.ranges import Span
 from flashc.ir.scalar import Scalar
 from flashc.ir.types import Value
 
+
 @dataclass(frozen=True, slots=True)
 class AxisInScope:
     """Names of one axis inside a kernel.
 
-    ``vector``: its coordinates (a scalar if ``span.scalar``); ``within``: positions within the tile; ``block``: the
-    tile's size; ``mask``: which coordinates are valid, empty where all are; ``end``: the first invalid one.
+    ``vector``: its coordinates (a scalar if ``span.scalar``); ``within``: positions within the tile;
+    ``block``: the tile's size; ``mask``: which coordinates are valid, empty where all are; ``end``: the first
+    invalid one.
     """
 
     axis: str
@@ -34,9 +36,9 @@ class AxisInScope:
 class Frame:
     """Axes and values in scope. Copied at each loop, so that what a loop defines ends with it.
 
-    ``fills``: what a value holds beyond the end of an axis, where that is a known constant. ``ends``: for each looped
-    axis the conditions that together say "before the end". ``known``: names of expressions computed before. ``masked_rows``: whether a loop's
-    tiles exclude single elements, by more than their end.
+    ``fills``: what a value holds beyond the end of an axis, where that is a known constant. ``ends``: for
+    each looped axis the conditions that together say "before the end". ``known``: names of expressions
+    computed before. ``masked_rows``: whether a loop's tiles exclude single elements, by more than their end.
     """
 
     axes: dict[str, AxisInScope]
@@ -48,8 +50,14 @@ class Frame:
 
     def inside(self, *axes: AxisInScope) -> Frame:
         within = {**self.axes, **{a.axis: a for a in axes}}
-        copies = (dict(d) for d in (self.values, self.fills, self.ends, self.known, self.masked_rows))
-        return Frame(within, *copies)
+        return Frame(
+            within,
+            dict(self.values),
+            dict(self.fills),
+            dict(self.ends),
+            dict(self.known),
+            dict(self.masked_rows),
+        )
 
     def scope(self) -> dict[str, Span]:
         """The spans, as flashc.ir.ranges takes them."""
@@ -84,14 +92,20 @@ def par_of(kernel: Kernel) -> Par:
     """The parallel loop that a kernel consists of."""
     if len(kernel.body) == 1 and isinstance(kernel.body[0], Par):
         return kernel.body[0]
-    raise UnsupportedError(f"triton: kernel {kernel.name} must be one parallel loop with everything inside it")
+    raise UnsupportedError(
+        f"triton: kernel {kernel.name} must be one parallel loop with everything inside it"
+    )
 
 
 def value_names(program: Program, kernel: Kernel, values: Sequence[str]) -> dict[str, str]:
     """A Python name for every value: its own unless that means something else in the kernel."""
     axes = [a.name for a in program.axes]
     taken = {"tl", "triton", "task", *program.sizes, *(p.name for p in program.params), *keyword.kwlist}
-    taken |= {f"{a}{suffix}" for a in axes for suffix in ("", "0", "_in", "_ok", "_first", "_stop", "_full_first", "_full_stop")}
+    taken |= {
+        f"{a}{suffix}"
+        for a in axes
+        for suffix in ("", "0", "_in", "_ok", "_first", "_stop", "_full_first", "_full_stop")
+    }
     names: dict[str, str] = {}
     for value in dict.fromkeys(values):
         name = value

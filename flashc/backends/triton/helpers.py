@@ -22,7 +22,7 @@ def floor_mod(a, b):
 TANH = '''
 @triton.jit
 def tanh(x):
-    """Hyperbolic tangent: a polynomial near 0, where the other formula cancels, and 1 - 2 / (e^2|x| + 1) beyond."""
+    """Hyperbolic tangent: a polynomial near 0, where the other formula cancels; 1 - 2 / (e^2|x| + 1) else."""
     z = x * x
     p = (((-5.70498872745e-3 * z + 2.06390887954e-2) * z - 5.37397155531e-2) * z + 1.33314422036e-1) * z
     near = (p - 3.33332819422e-1) * z * x + x
@@ -37,7 +37,7 @@ def dot_zero_skips(a, b, init):
 
     Only if b holds NaN or infinities is the sum done row by row of b, with zeros skipped.
     """
-    if tl.min((tl.abs(b) < float("inf")).to(tl.int32)) == 1:
+    if tl.min((tl.abs(b.to(tl.float32)) < float("inf")).to(tl.int32)) == 1:
         out = tl.dot(a, b, init, input_precision="ieee")
     else:
         out = init

@@ -1,8 +1,9 @@
-"""The process that runs emitted kernels under Triton's interpreter: ``python -m flashc.backends.triton.interpreter DIR``.
+"""The process that runs emitted kernels under Triton's interpreter: ``python -m
+flashc.backends.triton.interpreter DIR``.
 
-``DIR`` holds one folder per program: the source, the tensors as .npy files (bf16 as its bits) and plan.json, which names
-the kernels, their arguments and their numbers of programs. Tensors are written back as NAME.out.npy. Needs
-TRITON_INTERPRET=1 before Triton is imported, which is why it is a process of its own.
+``DIR`` holds one folder per program: the source, the tensors as .npy files (bf16 as its bits) and plan.json,
+which names the kernels, their arguments and their numbers of programs. Tensors are written back as
+NAME.out.npy. Needs TRITON_INTERPRET=1 before Triton is imported, which is why it is a process of its own.
 """
 
 from __future__ import annotations
@@ -14,12 +15,53 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 
 def main(root: Path) -> None:
+    round_bfloat16()
+    index_by_scalars()
     for folder in sorted(root.iterdir()):
         run(folder)
+
+
+def round_bfloat16() -> None:
+    """Give the interpreter bf16 arithmetic: Triton 3.6 to 3.9 multiply its bits and round by truncation."""
+    import triton.language as tl
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    dot, cast = InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl
+
+    def widened(handle: Any) -> Any:
+        if handle.dtype.scalar != tl.bfloat16:
+            return handle
+        return TensorHandle(handle.data.view(ml_dtypes.bfloat16).astype(np.float32), tl.float32)
+
+    def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        return dot(self, widened(a), widened(b), *rest)
+
+    def cast_impl(self: Any, source: Any, wanted: Any) -> Any:
+        if source.dtype.scalar == tl.float32 and wanted.scalar == tl.bfloat16:
+            return TensorHandle(source.data.astype(ml_dtypes.bfloat16).view(np.uint16), tl.bfloat16)
+        return cast(self, source, wanted)
+
+    InterpreterBuilder.create_dot = create_dot
+    InterpreterBuilder.cast_impl = cast_impl
+    for name in ("create_fp_trunc", "create_fp_ext"):
+        setattr(InterpreterBuilder, name, cast_impl)
+
+
+def index_by_scalars() -> None:
+    """Let loop bounds be numbers: Triton 3.6 calls int() on one-element arrays, which NumPy 2.4 refuses."""
+    from triton.runtime import interpreter
+
+    set_attr = interpreter._LangPatchScope.set_attr
+
+    def set_index(self: Any, target: Any, name: str, value: Any) -> None:
+        set_attr(self, target, name, (lambda t: t.handle.data.item()) if name == "__index__" else value)
+
+    interpreter._LangPatchScope.set_attr = set_index
 
 
 def run(folder: Path) -> None:

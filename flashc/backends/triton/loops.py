@@ -61,7 +61,12 @@ def limits(seq: Seq, frame: Frame, text: Expressions) -> tuple[list[str], Text, 
     axis, found = seq.loop.axis, tile_range(seq, frame.scope())
     lines: list[str] = []
     names: dict[str, IntExpr] = {}
-    steps = {"first": found.first, "stop": found.stop, "full_first": found.full_first, "full_stop": found.full_stop}
+    steps = {
+        "first": found.first,
+        "stop": found.stop,
+        "full_first": found.full_first,
+        "full_stop": found.full_stop,
+    }
     for step, expr in steps.items():
         names[step] = _named(f"{axis}_{step}", expr, frame, text, lines)
     if seq.part == "full":

@@ -14,13 +14,15 @@ from flashc.ir.types import DType, Value
 class Memory:
     """Prints the accesses of one kernel in program order.
 
-    ``stored`` and ``loaded``: workspaces that some thread may have accessed since the last barrier.
+    ``stored`` and ``loaded``: workspaces that some thread may have accessed since the last barrier. ``wide``:
+    sizes that end the grid's tiled axes; loops need no such care, because their FULL tiles have no mask.
     """
 
     def __init__(self, text: Expressions) -> None:
         self.text, self.program = text, text.program
         self.stored: set[str] = set()
         self.loaded: set[str] = set()
+        self.wide: set[str] = set()
 
     def repeat(self, body: Sequence[Stmt]) -> None:
         """A loop body follows: its own accesses of the iteration before count as done."""
@@ -58,13 +60,20 @@ class Memory:
     def address(self, name: str, access: Access, axes: Sequence[str], frame: Frame) -> tuple[list[str], str]:
         """Lines that compute a tile's 64-bit base pointer, and the pointers of its elements."""
         base, local = self.text.offsets(access, axes, frame)
+        innermost = bare(access.index[-1])
+        if (
+            innermost is not None
+            and len(axes) > 1
+            and frame.masked([innermost] if frame.tiled(innermost) else [])
+        ):
+            self.text.used.masking |= frame.axes[innermost].span.extent.symbols() & self.wide
         pointer = self.text.used.pointer(access.tensor)
         if base and local:
             return [f"{name}_at = {' + '.join([pointer, *base])}"], " + ".join([f"{name}_at", *local])
         return [], " + ".join([pointer, *base, *local])
 
     def barrier(self, tensor: str, accessed: set[str]) -> list[str]:
-        """What other threads of the program did to a workspace must have happened before it is touched again."""
+        """What other threads did to a workspace must have happened before it is touched again."""
         if self.program.tensor(tensor).role == "in" or tensor not in accessed:
             return []
         self.stored.clear()

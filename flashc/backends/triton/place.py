@@ -1,8 +1,10 @@
-"""Place for Triton: which tiles are staged in shared memory, which unit does each dot, which tile sizes are legal.
+"""Place for Triton: which tiles are staged in shared memory, which unit does each dot, which tile sizes are
+legal.
 
-Triton's compiler chooses layouts, so values get a level only: loads that feed a dot are staged through shared memory
-("smem"), everything else lives in registers ("reg"). Sizes that are compile-time constants are put in as numbers, so
-that the padded tile of a head dimension is one. The number of warps of a program is the ``m`` of its dots' atoms.
+Triton's compiler chooses layouts, so values get a level only: loads that feed a dot are staged through shared
+memory ("smem"), everything else lives in registers ("reg"). Sizes that are compile-time constants are put in
+as numbers, so that the padded tile of a head dimension is one. The number of warps of a program is the ``m``
+of its dots' atoms.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from flashc.hwmodels.model import Device, MatrixUnit
 from flashc.ir.analysis import sites, values_of
 from flashc.ir.intexpr import Const, IntExpr, Sym
 from flashc.ir.nodes import Atom, Carry, Copy, Dot, Kernel, Load, Loop, Map, Par, Program, Reduce, Seq, Stmt
-from flashc.ir.rewrite import rewrite_body, rewrite_kernels, substitute_sizes
+from flashc.ir.rewrite import rewrite_body, rewrite_kernels, with_sizes
 from flashc.ir.types import Value
 
 VECTOR_UNIT = "fma_f32"
@@ -25,12 +27,8 @@ DEEP, SHALLOW = (1, 2, 3, 4, 5), (1, 2)
 
 
 def place(program: Program, device: Device) -> Program:
-    """The program with a level for every value, an atom for every dot, and ``warps`` among its tile symbols."""
-    known = dict(program.fixed)
-    fixed = replace(
-        program, kernels=substitute_sizes(program.kernels, known), axes=substitute_sizes(program.axes, known),
-        tensors=substitute_sizes(program.tensors, known),
-    )
+    """The program with levels for values, atoms for dots, and ``warps`` among its tile symbols."""
+    fixed = with_sizes(program, dict(program.fixed))
     placed = rewrite_kernels(fixed, lambda k: _placed(fixed, k, device), stage="placed")
     has_dots = any(isinstance(s.stmt, Dot) for k in placed.kernels for s in sites(placed, k))
     return replace(placed, tiles=(*program.tiles, *(("warps",) if has_dots else ())))
@@ -49,7 +47,9 @@ def _placed(program: Program, kernel: Kernel, device: Device) -> Kernel:
             case Dot(out=out, a=a):
                 return (replace(stmt, out=_in_registers(out), atom=_atom(device, types[a])),)
             case Seq(carry=carry):
-                return (replace(stmt, carry=tuple(Carry(_in_registers(c.value), c.init, c.next) for c in carry)),)
+                return (
+                    replace(stmt, carry=tuple(Carry(_in_registers(c.value), c.init, c.next) for c in carry)),
+                )
         return (stmt,)
 
     return replace(kernel, body=rewrite_body(kernel.body, rule))
@@ -79,7 +79,10 @@ def padded(axis: str, extent: IntExpr) -> IntExpr:
 
 def domains(placed: Program, device: Device, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
     """Powers of two up to the one that covers the extent; pipelining as deep as the copy engines allow."""
-    found: dict[str, tuple[int, ...]] = {"warps": _warps(device), "stages": DEEP if _copies_async(device) else SHALLOW}
+    found: dict[str, tuple[int, ...]] = {
+        "warps": _warps(device),
+        "stages": DEEP if _copies_async(device) else SHALLOW,
+    }
     for loop in tiled_loops(placed):
         extent = placed.axis(loop.axis).extent.evaluate(dict(sizes))
         reach = max(SMALLEST, 1 << (extent - 1).bit_length()) if extent > 0 else SMALLEST
@@ -88,7 +91,9 @@ def domains(placed: Program, device: Device, sizes: Mapping[str, int]) -> dict[s
         found[str(loop.tile)] = values if len(values) > len(known) else known
     missing = [t for t in placed.tiles if t not in found]
     if missing:
-        raise UnsupportedError(f"triton: tile symbol(s) {', '.join(missing)} of {placed.schedule} bind no loop")
+        raise UnsupportedError(
+            f"triton: tile symbol(s) {', '.join(missing)} of {placed.schedule} bind no loop"
+        )
     return {t: found[t] for t in placed.tiles}
 
 

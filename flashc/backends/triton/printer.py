@@ -1,8 +1,9 @@
 """Prints one kernel of a bound, split program as a Triton function.
 
-The printer knows statements and named axes, and no operator. Every value is a block whose dimensions are the axes of
-its ``Value`` in order, padded to powers of two; broadcasting is written out from the names. Coordinates beyond an
-extent are masked in loads and stores, and neutralised where a reduction or a dot would see them.
+The printer knows statements and named axes, and no operator. Every value is a block whose dimensions are the
+axes of its ``Value`` in order, padded to powers of two; broadcasting is written out from the names.
+Coordinates beyond an extent are masked in loads and stores, and neutralised where a reduction or a dot would
+see them.
 """
 
 from __future__ import annotations
@@ -14,15 +15,38 @@ from dataclasses import dataclass, replace
 
 from flashc.backends.triton.arguments import Argument, Used
 from flashc.backends.triton.expressions import Expressions
-from flashc.backends.triton.frame import AxisInScope, Frame, fits, looped_axes, number, padded, par_of, value_names
+from flashc.backends.triton.frame import (
+    AxisInScope,
+    Frame,
+    fits,
+    looped_axes,
+    number,
+    padded,
+    par_of,
+    value_names,
+)
 from flashc.backends.triton.loops import decoded, limits
 from flashc.backends.triton.memory import Memory
-from flashc.backends.triton.tails import chosen_by_position, fill_of, with_masks
+from flashc.backends.triton.tails import fill_of, masks_elements, with_masks
 from flashc.errors import UnsupportedError
 from flashc.ir.analysis import sites
 from flashc.ir.intexpr import Const, IntExpr, Sym, ceil_div
 from flashc.ir.lift import lift
-from flashc.ir.nodes import Carry, Copy, Dot, Kernel, Load, Loop, Map, Program, Reduce, Seq, Stmt, Store, outputs_of
+from flashc.ir.nodes import (
+    Carry,
+    Copy,
+    Dot,
+    Kernel,
+    Load,
+    Loop,
+    Map,
+    Program,
+    Reduce,
+    Seq,
+    Stmt,
+    Store,
+    outputs_of,
+)
 from flashc.ir.ranges import Span, enter, part_range, row_free, valid_end, whole
 from flashc.ir.scalar import Call, Coord, Lit, Ref, Scalar
 from flashc.ir.types import Value
@@ -70,13 +94,22 @@ class _Printer:
         body = self.parallel()
         arguments = self.text.used.arguments()
         tiles = [f"{name}: tl.constexpr = {tile}" for (_, tile), name in self.blocks.items()]
-        units = [f"{a.name} = {a.name} // {a.unit} * {a.unit}" for a in arguments if a.unit > 1 and a.kind == "stride"]
+        units = [
+            f"{a.name} = {a.name} // {a.unit} * {a.unit}"
+            for a in arguments
+            if a.unit > 1 and a.kind == "stride"
+        ]
         if units:
             units.insert(0, "# Exact: callers guarantee these multiples, which let Triton use wide loads.")
         header = [*self.decorator(arguments), f"def {self.kernel.name}(", *self.parameters(arguments), "):"]
         text = "\n".join([*header, *indent([*tiles, *units, *body])])
         return Printed(
-            self.kernel.name, text + "\n", arguments, self.programs(), self.warps(), self.stages,
+            self.kernel.name,
+            text + "\n",
+            arguments,
+            self.programs(),
+            self.warps(),
+            self.stages,
             frozenset(self.text.helpers),
         )
 
@@ -88,7 +121,10 @@ class _Printer:
 
     def parameters(self, arguments: Sequence[Argument]) -> list[str]:
         rows = [[a.annotated for a in arguments if a.kind == "pointer"]]
-        rows += [[a.annotated for a in arguments if a.kind == "stride" and a.source == t.name] for t in self.program.tensors]
+        rows += [
+            [a.annotated for a in arguments if a.kind == "stride" and a.source == t.name]
+            for t in self.program.tensors
+        ]
         rows += [[a.annotated for a in arguments if a.kind == kind] for kind in ("size", "param")]
         return [line for row in rows if row for line in _wrapped(row)]
 
@@ -108,13 +144,17 @@ class _Printer:
     def block(self, axis: str, tile: int) -> str:
         """The name of a tile size."""
         others = sum(a == axis and t != tile for a, t in self.blocks)
-        return self.blocks.setdefault((axis, tile), f"BLOCK_{axis.upper()}" + (f"_{others}" if others else ""))
+        return self.blocks.setdefault(
+            (axis, tile), f"BLOCK_{axis.upper()}" + (f"_{others}" if others else "")
+        )
 
     def whole_axes(self) -> dict[str, AxisInScope]:
         """All axes as they are outside loops; those that no loop binds but a value has are padded blocks."""
         looped = looped_axes(self.kernel.body)
         present = {a for s in self.sites if (o := outputs_of(s)) is not None for a in o.axes} - looped
-        return {name: self.whole_axis(name, span, name in present) for name, span in whole(self.program).items()}
+        return {
+            name: self.whole_axis(name, span, name in present) for name, span in whole(self.program).items()
+        }
 
     def whole_axis(self, axis: str, span: Span, present: bool) -> AxisInScope:
         if not present:
@@ -129,7 +169,9 @@ class _Printer:
         span = enter(frame.scope(), axis, start, loop.tile)[axis]
         if span.scalar:
             return AxisInScope(axis, span, axis)
-        return AxisInScope(axis, span, axis, f"{axis}_in", self.block(axis, tile), f"{axis}_ok" if mask else "", end)
+        return AxisInScope(
+            axis, span, axis, f"{axis}_in", self.block(axis, tile), f"{axis}_ok" if mask else "", end
+        )
 
     def coordinates(self, frame: Frame, axes: Sequence[AxisInScope]) -> list[str]:
         """Definitions of the coordinate vectors and masks of these axes that the lines printed so far use."""
@@ -157,11 +199,18 @@ class _Printer:
             entered.append(self.tiled_axis(outer, loop, masked, extent))
         frame = outer.inside(*entered)
         self.text.fixed_axes = frozenset(a.axis for a in entered if a.span.scalar)
+        self.memory.wide = {n for a in entered if not a.span.scalar for n in a.span.extent.symbols()}
         body = self.statements(self.par.body, frame)
         present = [*entered, *(a for a in outer.axes.values() if a.block)]
         start = decoded(self.par, list(zip(self.par.loops, entered, strict=True)), frame, self.text)
         vectors = self.coordinates(frame, present)
-        return [*start, *self.positions([*present, *self.looped]), *self.text.hoisted.values(), *vectors, *body]
+        return [
+            *start,
+            *self.positions([*present, *self.looped]),
+            *self.text.hoisted.values(),
+            *vectors,
+            *body,
+        ]
 
     def sequential(self, seq: Seq, frame: Frame) -> list[str]:
         lines = self.initial(seq, frame)
@@ -179,7 +228,7 @@ class _Printer:
         return [*lines, *computed, note, loop, *indent(body)]
 
     def pipelined(self, seq: Seq, frame: Frame) -> int:
-        """Stages of a loop; the border of a loop whose bounds are equal for all rows is one tile, not worth a pipeline."""
+        """Stages of a loop; a border of one tile (bounds equal for all rows) is not worth a pipeline."""
         bounds = (*seq.domain.lower, *seq.domain.upper) if seq.domain else ()
         if seq.part == "partial" and len(row_free(bounds, frame.scope())) == len(bounds):
             return 1
@@ -198,7 +247,7 @@ class _Printer:
     def loop_body(self, seq: Seq, axis: AxisInScope, frame: Frame) -> list[str]:
         inner = frame.inside(axis)
         inner.ends[axis.axis] = self.end_conditions(seq, frame) if axis.mask else frozenset()
-        inner.masked_rows[axis.axis] = chosen_by_position(seq.body, inner.ends)
+        inner.masked_rows[axis.axis] = masks_elements(seq.body, inner.ends)
         outside, self.text.mentioned = self.text.mentioned, set()
         self.memory.repeat(seq.body)
         body = self.statements(seq.body, inner)
@@ -207,7 +256,7 @@ class _Printer:
         return [*vectors, *body, *self.carried(seq.carry)] or ["pass"]
 
     def end_conditions(self, seq: Seq, frame: Frame) -> frozenset[Scalar]:
-        """What the split pass wrote into predicates for the end of the axis and for bounds equal for all rows."""
+        """What the split pass wrote into predicates for the axis' end and for bounds equal for all rows."""
         axis, names = seq.loop.axis, {a.name for a in self.program.axes}
         bounds = (*(seq.domain.upper if seq.domain else ()), frame.axes[axis].span.extent)
         free = row_free(bounds, frame.scope())
@@ -293,8 +342,8 @@ class _Printer:
                 if fits_here and (left == stmt.a or not stmt.zero_skips):
                     return left, right, over
         raise UnsupportedError(
-            f"triton: the dot {stmt.out.name} over {', '.join(stmt.over)} of {stmt.a} {tuple(held[stmt.a])} and {stmt.b} "
-            f"{tuple(held[stmt.b])} is not a matrix product of two tiles"
+            f"triton: the dot {stmt.out.name} over {', '.join(stmt.over)} of {stmt.a} {tuple(held[stmt.a])} "
+            f"and {stmt.b} {tuple(held[stmt.b])} is not a matrix product of two tiles"
         )
 
     def operand(self, name: str, axes: Sequence[str], over: str, frame: Frame) -> str:

@@ -43,7 +43,11 @@ def absent(device: Device) -> str | None:
         return f"this machine has no GPU that PyTorch can use; the kernel is for {device.title}"
     kind, arch, _ = device.triton_target
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-    here = str(getattr(properties, "gcnArchName", "")).split(":")[0] if torch.version.hip else properties.major * 10 + properties.minor
+    here = (
+        str(getattr(properties, "gcnArchName", "")).split(":")[0]
+        if torch.version.hip
+        else properties.major * 10 + properties.minor
+    )
     if (kind == "hip") == bool(torch.version.hip) and str(here) == str(arch):
         return None
     return f"the GPU of this machine is {properties.name}; the kernel is for {device.title} ({device.arch})"
@@ -60,17 +64,19 @@ class TritonExecutable:
     def __call__(self, call: Invocation) -> None:
         import torch
 
-        tensors = {t.name: _on_gpu(call.tensors[t.name]) for t in self.bound.tensors}
-        for name, unit in _needed_units(self.kernels).items():
-            if self.bound.tensor(name).role == "in":
-                tensors[name] = aligned(tensors[name], unit)
+        units = _needed_units(self.kernels)
+        given = {t.name: _on_gpu(call.tensors[t.name]) for t in self.bound.tensors}
+        tensors = {name: aligned(tensor, units.get(name, {})) for name, tensor in given.items()}
         with torch.cuda.device(next(iter(tensors.values())).device):
             for printed in self.kernels:
-                launch(self.module, printed, Invocation(tensors, call.sizes, call.params), options_of(printed))
-        for t in self.bound.tensors:
-            given = call.tensors[t.name]
-            if t.role == "out" and isinstance(given, np.ndarray):
-                given[...] = tensors[t.name].cpu().numpy()
+                launch(
+                    self.module, printed, Invocation(tensors, call.sizes, call.params), options_of(printed)
+                )
+        for t in (t for t in self.bound.tensors if t.role == "out"):
+            if tensors[t.name] is not given[t.name]:
+                given[t.name].copy_(tensors[t.name])
+            if isinstance(call.tensors[t.name], np.ndarray):
+                call.tensors[t.name][...] = given[t.name].cpu().numpy()
 
 
 def load(built: Built, bound: Program, device: Device) -> TritonExecutable:
@@ -100,7 +106,7 @@ def _needed_units(kernels: Sequence[Printed]) -> dict[str, dict[int, int]]:
 
 
 def aligned(tensor: Any, units: Mapping[int, int]) -> Any:
-    """The tensor, or a contiguous copy where its last dimension is not dense or a stride is no such multiple."""
+    """The tensor, or a contiguous copy if its last dimension is not dense or a stride is no such multiple."""
     dense = tensor.ndim == 0 or tensor.shape[-1] <= 1 or tensor.stride(-1) == 1
     if dense and all(tensor.stride(d) % unit == 0 for d, unit in units.items()):
         return tensor
@@ -112,7 +118,9 @@ def launch(module: ModuleType, printed: Printed, call: Invocation, options: Mapp
     tables = {n: t.tolist() for n, t in call.tensors.items() if n in printed.programs.tables()}
     programs = printed.programs.evaluate({**call.sizes, **tables})
     if programs > GRID_LIMIT:
-        raise UnsupportedError(f"kernel {printed.kernel} needs {programs} programs; a grid holds {GRID_LIMIT}. Raise the tiles")
+        raise UnsupportedError(
+            f"kernel {printed.kernel} needs {programs} programs; a grid holds {GRID_LIMIT}. Raise the tiles"
+        )
     if programs == 0:
         return
     getattr(module, printed.kernel)[(programs,)](*(_argument(a, call) for a in printed.arguments), **options)
@@ -142,8 +150,8 @@ def _as_bytes(tensor: Any) -> Any:
 def interpret_program(bound: Program, call: Invocation) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
     """Run the emitted source of a bound program under Triton's interpreter; outputs and workspaces by name.
 
-    Tensors are numpy arrays; those the program only writes may be left out. Raises CompilerMissingError without Triton
-    or PyTorch, and RuntimeError with the interpreter's message if a kernel fails there.
+    Tensors are numpy arrays; those the program only writes may be left out. Raises CompilerMissingError
+    without Triton or PyTorch, and RuntimeError with the interpreter's message if a kernel fails there.
     """
     return interpret_programs([(bound, call)])[0]
 
@@ -159,9 +167,17 @@ def interpret_programs(
         root = Path(name)
         for n, (bound, call) in enumerate(cases):
             _write_case(root / f"case{n}", bound, call)
-        environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        environment = {
+            **os.environ,
+            "TRITON_INTERPRET": "1",
+            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+        }
         done = subprocess.run(
-            [sys.executable, "-m", INTERPRETER, name], env=environment, capture_output=True, text=True, check=False
+            [sys.executable, "-m", INTERPRETER, name],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode != 0:
             raise RuntimeError(f"Triton's interpreter fails:\n{done.stderr[-4000:]}")
@@ -181,7 +197,10 @@ def _write_case(folder: Path, bound: Program, call: Invocation) -> None:
     for t in bound.tensors:
         shape = [d.evaluate({**call.sizes, **dict(bound.fixed), **tables}) for d in t.dims]
         array = call.tensors.get(t.name)
-        np.save(folder / f"{t.name}.npy", _stored(np.zeros(shape) if array is None else array, t.dtype.name, array is None))
+        np.save(
+            folder / f"{t.name}.npy",
+            _stored(np.zeros(shape) if array is None else array, t.dtype.name, array is None),
+        )
     kernels = [_described(k, {**call.sizes, **tables}) for k in printed_kernels(bound)]
     types = {t.name: t.dtype.name for t in bound.tensors}
     plan = {"kernels": kernels, "types": types, "sizes": dict(call.sizes), "params": dict(call.params)}
@@ -190,14 +209,17 @@ def _write_case(folder: Path, bound: Program, call: Invocation) -> None:
 
 def _described(printed: Printed, env: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "kernel": printed.kernel, "programs": printed.programs.evaluate(env),
+        "kernel": printed.kernel,
+        "programs": printed.programs.evaluate(env),
         "arguments": [[a.kind, a.source, a.dim] for a in printed.arguments],
     }
 
 
 def _stored(array: Any, dtype: str, poison: bool) -> np.ndarray[Any, np.dtype[Any]]:
     """In the tensor's element type, bf16 as its bits; elements that nobody has written are NaN."""
-    filled = np.full_like(array, np.nan) if poison and dtype != "bool" and dtype[0] != "i" else np.asarray(array)
+    filled = (
+        np.full_like(array, np.nan) if poison and dtype != "bool" and dtype[0] != "i" else np.asarray(array)
+    )
     typed = np.ascontiguousarray(filled.astype(NUMPY[dtype]))
     return typed.view(np.uint16) if dtype == "bf16" else typed
 

@@ -1,8 +1,8 @@
 """The Triton dialect of integer and elementwise expressions.
 
 Text is built together with how strongly its outermost Python operator binds, so that only needed brackets are
-printed. Integer division: Triton's ``//`` and ``%`` truncate as C does, the IR floors; where a negative operand cannot
-be excluded the helpers ``floor_div`` and ``floor_mod`` are called.
+printed. Integer division: Triton's ``//`` and ``%`` truncate as C does, the IR floors; where a negative
+operand cannot be excluded the helpers ``floor_div`` and ``floor_mod`` are called.
 """
 
 from __future__ import annotations
@@ -37,14 +37,31 @@ class Text(NamedTuple):
 
 
 INFIX: dict[str, tuple[str, int]] = {
-    "add": ("+", SUM), "sub": ("-", SUM), "mul": ("*", PRODUCT), "div": ("/", PRODUCT),
-    "floordiv": ("//", PRODUCT), "mod": ("%", PRODUCT),
-    "lt": ("<", COMPARE), "le": ("<=", COMPARE), "gt": (">", COMPARE), "ge": (">=", COMPARE),
-    "eq": ("==", COMPARE), "ne": ("!=", COMPARE), "and": ("&", AND), "or": ("|", OR),
+    "add": ("+", SUM),
+    "sub": ("-", SUM),
+    "mul": ("*", PRODUCT),
+    "div": ("/", PRODUCT),
+    "floordiv": ("//", PRODUCT),
+    "mod": ("%", PRODUCT),
+    "lt": ("<", COMPARE),
+    "le": ("<=", COMPARE),
+    "gt": (">", COMPARE),
+    "ge": (">=", COMPARE),
+    "eq": ("==", COMPARE),
+    "ne": ("!=", COMPARE),
+    "and": ("&", AND),
+    "or": ("|", OR),
 }
 CALLS: dict[str, str] = {
-    "min": "tl.minimum({}, {})", "max": "tl.maximum({}, {})", "abs": "tl.abs({})", "where": "tl.where({}, {}, {})",
-    "exp": "tl.exp({})", "exp2": "tl.exp2({})", "log": "tl.log({})", "log2": "tl.log2({})", "tanh": "tanh({})",
+    "min": "tl.minimum({}, {})",
+    "max": "tl.maximum({}, {})",
+    "abs": "tl.abs({})",
+    "where": "tl.where({}, {}, {})",
+    "exp": "tl.exp({})",
+    "exp2": "tl.exp2({})",
+    "log": "tl.log({})",
+    "log2": "tl.log2({})",
+    "tanh": "tanh({})",
 }
 HELPERS = {"tanh": "tanh", "floordiv": "floor_div", "mod": "floor_mod"}
 FLOAT_ARGUMENTS = frozenset({"exp", "exp2", "log", "log2", "tanh"})
@@ -56,7 +73,9 @@ Symbol = Callable[[Sym | Item], Text]
 def infix(fn: str, left: Text, right: Text) -> Text:
     """``left fn right``; comparisons do not chain, the other operators associate to the left."""
     sign, strength = INFIX[fn]
-    return Text(f"{left.within(strength + (strength == COMPARE))} {sign} {right.within(strength + 1)}", strength)
+    return Text(
+        f"{left.within(strength + (strength == COMPARE))} {sign} {right.within(strength + 1)}", strength
+    )
 
 
 def literal(value: bool | int | float) -> Text:
@@ -71,7 +90,8 @@ def literal(value: bool | int | float) -> Text:
 def integer(expr: IntExpr, symbol: Symbol, nonnegative: Collection[str], helpers: set[str]) -> Text:
     """The expression in Triton; ``symbol`` prints symbols and table elements.
 
-    ``nonnegative`` lists symbols that cannot be negative; names of needed helper functions are added to ``helpers``.
+    ``nonnegative`` lists symbols that cannot be negative; names of needed helper functions are added to
+    ``helpers``.
     """
 
     def text(node: IntExpr) -> Text:
@@ -96,7 +116,9 @@ def integer(expr: IntExpr, symbol: Symbol, nonnegative: Collection[str], helpers
                 helpers.add("floor_div")
                 return Text(f"-floor_div({text(-num)}, {text(den)})", UNARY)
             case FloorDiv(num=num, den=den):
-                return _division("floordiv", text(num), text(den), _never_negative(node, nonnegative), helpers)
+                return _division(
+                    "floordiv", text(num), text(den), _never_negative(node, nonnegative), helpers
+                )
             case Mod(num=num, den=den):
                 return _division("mod", text(num), text(den), _never_negative(node, nonnegative), helpers)
         raise IRError(f"no Triton form of the integer expression {node}")
@@ -158,7 +180,7 @@ def elementwise(expr: Scalar, leaf: Leaf, kinds: Mapping[str, str], helpers: set
 
 def _call(node: Call, args: list[Text], kinds: Mapping[str, str], helpers: set[str]) -> Text:
     if node.fn in ("floordiv", "mod"):
-        return _division(node.fn, *args, all(_counts_up(a) for a in node.args), helpers)
+        return _division(node.fn, args[0], args[1], all(_counts_up(a) for a in node.args), helpers)
     if node.fn == "mul" and node.args[1] == Lit(-1):
         return Text("-" + args[0].within(UNARY), UNARY)
     if node.fn == "mul" and kind_of(node, kinds) == "int":
@@ -186,7 +208,7 @@ def _call(node: Call, args: list[Text], kinds: Mapping[str, str], helpers: set[s
 
 
 def _counts_up(expr: Scalar) -> bool:
-    """True where an int expression is a coordinate, or made of coordinates and literals that are not negative."""
+    """True where an int expression is made of coordinates and literals that are not negative."""
     plain = {"add", "mul", "min", "max", "floordiv", "mod"}
     for node in walk(expr):
         if isinstance(node, Lit) and node.value < 0:

@@ -20,7 +20,9 @@ def emit(bound: Program, target: str) -> str:
     needed = frozenset[str]().union(*(k.helpers for k in kernels))
     parts = [_header(bound, kernels, target), "import triton\nimport triton.language as tl\n"]
     parts += [text.lstrip("\n") for name, text in HELPERS.items() if name in needed]
-    return "\n\n".join([*parts[:1], *parts[1:], *(k.text for k in kernels)]).replace("\n\n\nimport", "\n\nimport", 1)
+    return "\n\n".join([*parts[:1], *parts[1:], *(k.text for k in kernels)]).replace(
+        "\n\n\nimport", "\n\nimport", 1
+    )
 
 
 def _header(bound: Program, kernels: tuple[Printed, ...], target: str) -> str:

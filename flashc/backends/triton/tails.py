@@ -1,7 +1,7 @@
 """What a padded tile holds beyond the last valid coordinate, and where that matters.
 
-Tiles are powers of two; the coordinates beyond an extent are masked out of loads and stores, but a reduction or a dot
-along such an axis sees what was computed there. A constant that is known to be there saves the mask.
+Tiles are powers of two; the coordinates beyond an extent are masked out of loads and stores, but a reduction
+or a dot along such an axis sees what was computed there. A constant that is known to be there saves the mask.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from flashc.ir.nodes import Load, Map, Seq, Stmt
 from flashc.ir.scalar import FUNCTIONS, Call, Coord, Fetch, InDomain, Lit, Ref, Scalar, walk
 
 Fills = Mapping[tuple[str, str], float | None]
+EXCLUDED = (Lit(-math.inf), Lit(0.0))  # logit and weight of an element that a predicate leaves out
 
 
 def fill_of(stmt: Stmt, axis: str, fills: Fills) -> float | None:
-    """The constant that the statement's value holds beyond the end of ``axis``; None if there is none for certain."""
+    """The constant that the statement's value is certain to hold beyond the end of ``axis``, or None."""
     if isinstance(stmt, Load):
         return 0.0
     if isinstance(stmt, Map):
@@ -57,7 +58,7 @@ def _applied(fn: str, args: Sequence[float | bool | None]) -> float | bool | Non
 
 
 def _above_minus_inf(expr: Scalar) -> bool:
-    """True for ``where(y == -inf, c, y)`` with a finite c: the guard that online softmax subtracts."""
+    """True for ``where(y == -inf, c, y)`` with a finite c: a guard around a maximum that is subtracted."""
     match expr:
         case Call(fn="where", args=(Call(fn="eq", args=(tested, Lit(value=v))), Lit(value=c), other)):
             return tested == other and v == -math.inf and math.isfinite(c)
@@ -65,7 +66,8 @@ def _above_minus_inf(expr: Scalar) -> bool:
 
 
 def with_masks(expr: Scalar, ends: Mapping[str, frozenset[Scalar]]) -> Scalar:
-    """The expression with, for each axis, the conditions ``ends[axis]`` that together say "before the end" put in one.
+    """The expression with, for each axis, the conditions ``ends[axis]`` that together say "before the end"
+    put in one.
 
     They become ``InDomain(axis)``: the mask of the tile's valid coordinates, which is there anyway.
     """
@@ -86,20 +88,21 @@ def _conjuncts(expr: Scalar) -> list[Scalar]:
     return [expr]
 
 
-def chosen_by_position(body: Sequence[Stmt], ends: Mapping[str, frozenset[Scalar]]) -> bool:
-    """True if a value of the body depends on coordinates or tensor elements, not only on the end of an axis.
+def masks_elements(body: Sequence[Stmt], ends: Mapping[str, frozenset[Scalar]]) -> bool:
+    """True if the body puts -inf or 0 where a condition fails that is more than being before the end of an
+    axis.
 
     Weights that are 0 because they lie beyond the end need no care: loads put zeros there.
     """
     for stmt in body:
-        if isinstance(stmt, Seq) and chosen_by_position(stmt.body, ends):
+        if isinstance(stmt, Seq) and masks_elements(stmt.body, ends):
             return True
-        if isinstance(stmt, Map) and any(_by_position(n) for n in walk(with_masks(stmt.expr, ends))):
+        if isinstance(stmt, Map) and any(_masks(n) for n in walk(with_masks(stmt.expr, ends))):
             return True
     return False
 
 
-def _by_position(node: Scalar) -> bool:
-    if not isinstance(node, Call) or node.fn != "where":
+def _masks(node: Scalar) -> bool:
+    if not isinstance(node, Call) or node.fn != "where" or node.args[2] not in EXCLUDED:
         return False
-    return any(isinstance(n, Coord | Fetch) for n in walk(node.args[0]))
+    return any(isinstance(n, Coord | Fetch | Ref) for n in walk(node.args[0]))
