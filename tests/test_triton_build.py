@@ -60,7 +60,9 @@ def test_attention(target: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", DEVICES)
-@pytest.mark.parametrize("workload", [CAUSAL, {**GEMM, "dtype": "fp16", "transpose_b": True}])
+@pytest.mark.parametrize(
+    "workload", [CAUSAL, {**GEMM, "dtype": "fp16", "transpose_b": True}], ids=["attention", "gemm"]
+)
 def test_every_schedule_for_every_target(workload: dict[str, Any], target: str) -> None:
     for program in programs(workload):
         _check(_built(program, target), program, target)

@@ -7,7 +7,7 @@ it, and a subexpression counts over its own axes only, since compilers take it o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from flashc.autotune.rates import ZERO, matrix_unit, total
@@ -36,6 +36,21 @@ SPLITS = (1, 2, 4, 8, 16)
 PREDICATES = ("where", "and", "or", "not")
 
 
+@dataclass(frozen=True, slots=True)
+class Walked:
+    """A kernel of a placed program, walked once: its statements in context, and its values by name."""
+
+    program: Program
+    kernel: Kernel
+    sites: tuple[Site, ...]
+    values: Mapping[str, Value]
+
+
+def walked(program: Program, kernel: Kernel) -> Walked:
+    values = {name: value for name, (value, _, _) in values_of(program, kernel).items()}
+    return Walked(program, kernel, tuple(sites(program, kernel)), values)
+
+
 # -- tasks and steps
 
 
@@ -48,20 +63,20 @@ class Tasks:
     longest: IntExpr
 
 
-def steps_of(program: Program, kernel: Kernel) -> IntExpr:
+def steps_of(k: Walked) -> IntExpr:
     """Iterations of all sequential loops over all tasks."""
-    return total(site.count(()) for site in _loop_bodies(program, kernel))
+    return total(site.count(()) for site in _loop_bodies(k))
 
 
-def tasks_of(program: Program, kernel: Kernel) -> Tasks:
+def tasks_of(k: Walked) -> Tasks:
     """Tasks differ where a loop's range depends on the task's tile; its first and last are the extremes."""
     count: IntExpr = Const(1)
-    for loop in parallel_loops(kernel):
-        count = count * ceil_div(program.axis(loop.axis).extent, loop.tile)
-    bodies = [site for site in _loop_bodies(program, kernel) if _uneven(site)]
-    mean = total(site.count(()) for site in bodies)
+    for loop in parallel_loops(k.kernel):
+        count = count * ceil_div(k.program.axis(loop.axis).extent, loop.tile)
+    bodies = [site for site in _loop_bodies(k) if _uneven(site)]
     if not bodies:
         return Tasks(count, Const(SHARE), Const(SHARE))
+    mean = total(site.count(()) for site in bodies)
     first, last = (total(_as_if(site, last) for site in bodies) for last in (False, True))
     shares = [end * SHARE // imax(mean, Const(1)) for end in (first, last)]
     return Tasks(count, imin(*shares), imax(*shares))
@@ -71,10 +86,9 @@ def parallel_loops(kernel: Kernel) -> tuple[Loop, ...]:
     return tuple(loop for stmt in kernel.body if isinstance(stmt, Par) for loop in stmt.loops)
 
 
-def _loop_bodies(program: Program, kernel: Kernel) -> Iterator[Site]:
+def _loop_bodies(k: Walked) -> Iterator[Site]:
     """For every sequential loop, the first statement of its body."""
-    found = list(sites(program, kernel))
-    for here, inner in zip(found, found[1:], strict=False):
+    for here, inner in zip(k.sites, k.sites[1:], strict=False):
         if isinstance(here.stmt, Seq):
             yield inner
 
@@ -86,7 +100,8 @@ def _uneven(site: Site) -> bool:
 
 def _as_if(site: Site, last: bool) -> IntExpr:
     """Executions if every task were like the first, or the last, along its tiled axes."""
-    trips, repeated = site.trips, Const(1) * 1
+    trips = site.trips
+    repeated: IntExpr = Const(1)
     for trip in site.trips:
         if not trip.parallel or trip.tile == Const(1):
             continue
@@ -99,27 +114,34 @@ def _as_if(site: Site, last: bool) -> IntExpr:
 # -- operations
 
 
-def element_operations(program: Program, kernel: Kernel, pad: Pad) -> tuple[IntExpr, IntExpr]:
+def element_operations(k: Walked, pad: Pad) -> tuple[IntExpr, IntExpr]:
     """(vector operations, exponentials) of all maps, reductions and accumulator updates.
 
     Predicates of a loop's domain are left out: only the few partial tiles evaluate them.
     """
-    axes_of = {name: value.axes for name, (value, _, _) in values_of(program, kernel).items()}
     vector: list[IntExpr] = []
     exps: list[IntExpr] = []
-    for site in sites(program, kernel):
-        out = outputs_of(site.stmt)
+    for site in k.sites:
         if isinstance(site.stmt, Reduce):
             vector.append(site.count((*site.stmt.out.axes, site.stmt.over), pad))
-        for expr in expressions(site.stmt):
-            for call in _calls(expr):
-                wanted = _axes(call, axes_of)
-                axes = tuple(a for a in (out.axes if out else ()) if a in wanted)
-                if not axes:
-                    continue
-                cost, elements = FUNCTIONS[call.fn], site.count(axes, pad)
-                (exps if cost.transcendental else vector).append(elements * max(cost.flops, 1))
+        for axes, (flops, calls) in _costs(k, site).items():
+            elements = site.count(axes, pad)
+            vector.append(elements * flops)
+            exps.append(elements * calls)
     return total(vector), total(exps)
+
+
+def _costs(k: Walked, site: Site) -> dict[tuple[str, ...], tuple[int, int]]:
+    """Plain operations and exponentials per element, by the axes over which they are evaluated."""
+    out = outputs_of(site.stmt)
+    found: dict[tuple[str, ...], tuple[int, int]] = {}
+    for call in (c for expr in expressions(site.stmt) for c in _calls(expr)):
+        wanted = _axes(call, k.values)
+        axes = tuple(a for a in (out.axes if out else ()) if a in wanted)
+        flops, calls = found.get(axes, (0, 0))
+        cost = FUNCTIONS[call.fn]
+        found[axes] = (flops + cost.flops, calls + cost.transcendental)
+    return {axes: cost for axes, cost in found.items() if axes}
 
 
 def _calls(expr: Scalar) -> list[Call]:
@@ -127,30 +149,29 @@ def _calls(expr: Scalar) -> list[Call]:
     return [c for c in calls if not (c.fn in PREDICATES and any(isinstance(n, InDomain) for n in walk(c)))]
 
 
-def _axes(expr: Scalar, axes_of: Mapping[str, Sequence[str]]) -> set[str]:
+def _axes(expr: Scalar, values: Mapping[str, Value]) -> set[str]:
     found: set[str] = set()
     for node in walk(expr):
-        if isinstance(node, Ref):
-            found |= set(axes_of.get(node.name, ()))
+        if isinstance(node, Ref) and node.name in values:
+            found |= set(values[node.name].axes)
         if isinstance(node, Coord | InDomain):
             found.add(node.axis)
     return found
 
 
-def moves(program: Program, kernel: Kernel) -> tuple[IntExpr, IntExpr]:
+def moves(k: Walked) -> tuple[IntExpr, IntExpr]:
     """Elements that copies and stores move in memory order, and those they transpose on the way.
 
     A move transposes when the vector lanes run along another axis than the one contiguous in memory.
     """
-    values = {name: value for name, (value, _, _) in values_of(program, kernel).items()}
-    sources = {s.stmt.out.name: s.stmt.access for s in sites(program, kernel) if isinstance(s.stmt, Load)}
+    sources = {s.stmt.out.name: s.stmt.access for s in k.sites if isinstance(s.stmt, Load)}
     straight, transposed = ZERO, ZERO
-    for site in sites(program, kernel):
+    for site in k.sites:
         match site.stmt:
             case Copy(out=value, source=source) if source in sources:
                 access: Access = sources[source]
             case Store(access=access, value=name):
-                value = values[name]
+                value = k.values[name]
             case _:
                 continue
         lanes = value.layout.lane_axis() if value.layout else None
@@ -162,12 +183,11 @@ def moves(program: Program, kernel: Kernel) -> tuple[IntExpr, IntExpr]:
     return straight, transposed
 
 
-def exchanged_bytes(program: Program, kernel: Kernel) -> IntExpr:
+def exchanged_bytes(k: Walked) -> IntExpr:
     """Bytes that copies between two on-chip levels move."""
-    values = {name: value for name, (value, _, _) in values_of(program, kernel).items()}
     found = ZERO
-    for site in sites(program, kernel):
-        if isinstance(site.stmt, Copy) and values[site.stmt.source].level != site.stmt.out.level:
+    for site in k.sites:
+        if isinstance(site.stmt, Copy) and k.values[site.stmt.source].level != site.stmt.out.level:
             found = found + site.count(site.stmt.out.axes) * site.stmt.out.dtype.bytes
     return found
 
@@ -185,15 +205,13 @@ class DotCount:
     operand_bytes: IntExpr
 
 
-def dots(program: Program, kernel: Kernel, device: Device, pad: Pad, workers: IntExpr) -> Iterator[DotCount]:
+def dots(k: Walked, device: Device, pad: Pad, workers: IntExpr) -> Iterator[DotCount]:
     """All dots of a kernel; ``workers``: the warps of a task, between which the tile is divided."""
-    values = {name: value for name, (value, _, _) in values_of(program, kernel).items()}
-    found = list(sites(program, kernel))
-    reduced = {site.stmt.over for site in found if isinstance(site.stmt, Reduce)}
-    for site in found:
+    reduced = {site.stmt.over for site in k.sites if isinstance(site.stmt, Reduce)}
+    for site in k.sites:
         if not isinstance(site.stmt, Dot):
             continue
-        dot, a, b = site.stmt, values[site.stmt.a], values[site.stmt.b]
+        dot, a, b = site.stmt, k.values[site.stmt.a], k.values[site.stmt.b]
         unit = matrix_unit(device, dot.atom)
         shape = {} if unit is None else {
             **{x: unit.m for x in dot.out.axes if x in a.axes},
@@ -241,46 +259,45 @@ def _reads(site: Site, a: Value, b: Value, pad: Pad, groups: IntExpr, chained: b
 # -- the slowest memory
 
 
-def distinct_bytes(program: Program, kernel: Kernel, slots: IntExpr, capacity: int | None) -> IntExpr:
-    """Bytes between the slowest memory and a shared cache of ``capacity`` bytes that ``slots`` tasks use
-    together.
+def distinct_bytes(k: Walked, tasks: IntExpr, slots: IntExpr, capacity: int | None) -> IntExpr:
+    """Bytes beyond a shared cache of ``capacity`` bytes, of ``tasks`` that run ``slots`` at a time.
 
     Tasks that run together move along their loops together and share what they stream. What they touch
     together is read once per wave where the cache cannot hold all tensors, in proportion to what it cannot.
     """
     moved: dict[str, IntExpr] = {}
-    for transfer in transfers(program, kernel):
+    for transfer in transfers(k.program, k.kernel, k.sites):
         moved[transfer.tensor] = moved.get(transfer.tensor, ZERO) + transfer.bytes
     if capacity is None:
         return total(moved.values())
-    stmts = [site.stmt for site in sites(program, kernel)]
-    indices = {s.access.tensor: s.access for s in stmts if isinstance(s, Load | Store)}
-    sizes = {name: tensor_bytes(program.tensor(name)) for name in moved}
-    waves = ceil_div(tasks_of(program, kernel).count, slots)
-    covered = _coverage(program, kernel, slots)
+    sizes = {name: tensor_bytes(k.program.tensor(name)) for name in moved}
+    once = {name: imin(size, moved[name]) for name, size in sizes.items()}
     all_bytes = total(sizes.values())
     missing = imax(ZERO, all_bytes - capacity) * SHARE // imax(all_bytes, Const(1))
-    found = []
-    for name, size in sizes.items():
-        once = imin(size, moved[name])
-        again = _touched(program, indices[name], size, covered) * waves if name in indices else once
-        found.append(once + imax(ZERO, imin(again, moved[name]) - once) // SHARE * missing)
+    if missing == ZERO:
+        return total(once.values())
+    indices = {s.stmt.access.tensor: s.stmt.access for s in k.sites if isinstance(s.stmt, Load | Store)}
+    covered, waves = _coverage(k, slots), ceil_div(tasks, slots)
+    found = list(once.values())
+    for name, access in indices.items():
+        again = _touched(access, sizes[name], covered) * waves
+        found.append(imax(ZERO, imin(again, moved[name]) - once[name]) // SHARE * missing)
     return total(found)
 
 
-def _coverage(program: Program, kernel: Kernel, slots: IntExpr) -> dict[str, tuple[IntExpr, IntExpr]]:
+def _coverage(k: Walked, slots: IntExpr) -> dict[str, tuple[IntExpr, IntExpr]]:
     """Tiles that consecutive tasks cover, and tiles in all, per parallel axis; the last varies quickest."""
     found: dict[str, tuple[IntExpr, IntExpr]] = {}
     left = slots
-    for loop in reversed(parallel_loops(kernel)):
-        count = ceil_div(program.axis(loop.axis).extent, loop.tile)
+    for loop in reversed(parallel_loops(k.kernel)):
+        count = ceil_div(k.program.axis(loop.axis).extent, loop.tile)
         found[loop.axis] = (imin(left, count), count)
         left = ceil_div(left, imax(count, Const(1)))
     return found
 
 
 def _touched(
-    program: Program, access: Access, size: IntExpr, covered: Mapping[str, tuple[IntExpr, IntExpr]]
+    access: Access, size: IntExpr, covered: Mapping[str, tuple[IntExpr, IntExpr]]
 ) -> IntExpr:
     """Bytes of a tensor that the tasks of one wave touch: its size, less the tiles that none is at."""
     for index in access.index:

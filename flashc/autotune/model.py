@@ -13,14 +13,14 @@ docs/model.md has the formulas, the constants and where they come from. In short
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flashc.autotune import counts, rates
 from flashc.autotune.counts import SHARE, Tasks
 from flashc.autotune.occupancy import spilled_bytes, workers
 from flashc.autotune.rates import ZERO, divided, total
 from flashc.hwmodels.model import Device
-from flashc.ir.analysis import Pad, transfers
+from flashc.ir.analysis import Pad, Transfer, transfers
 from flashc.ir.intexpr import Const, IntExpr, ceil_div, imax, imin
 from flashc.ir.let import Names
 from flashc.ir.nodes import Kernel, Par, Program, Seq, Stmt
@@ -96,18 +96,20 @@ class _Model:
 
     def time(self) -> KernelTime:
         self.style = STYLES[self.device.kind]
-        self.tasks = counts.tasks_of(self.program, self.kernel)
-        self.steps = imax(ONE, counts.steps_of(self.program, self.kernel))
+        self.walked = counts.walked(self.program, self.kernel)
         self.stages = imax(ONE, *(s.stages for s in _loops(self.kernel.body)))
         self.workers = workers(self.program, self.device)
-        units = (*self._units(), (MEMORY, self._memory()))
-        return KernelTime(self.kernel.name, units, self._total(units))
-
-    def _total(self, units: Sequence[tuple[str, IntExpr]]) -> IntExpr:
         named = Names(self.kernel.name)
+        tasks = counts.tasks_of(self.walked)
+        self.tasks = replace(tasks, count=named.name("tasks", tasks.count))
         self.resident = named.name("resident", self.resident)
-        self.steps = named.name("steps", self.steps)
+        self.steps = named.name("steps", imax(ONE, counts.steps_of(self.walked)))
         self.streams = named.name("streams", self._streams())
+        units = (*self._units(), (MEMORY, self._memory()))
+        closed = tuple((name, named.close(time)) for name, time in units)
+        return KernelTime(self.kernel.name, closed, self._total(units, named))
+
+    def _total(self, units: Sequence[tuple[str, IntExpr]], named: Names) -> IntExpr:
         times = {name: named.name(name, time) for name, time in units}
         memory = times.pop(MEMORY)
         busy = named.name("busy", self._core(times))
@@ -121,8 +123,8 @@ class _Model:
 
     def _units(self) -> tuple[tuple[str, IntExpr], ...]:
         """Name and time, all cores busy, of every unit that a core has a share of."""
-        dots = list(counts.dots(self.program, self.kernel, self.device, self.pad, self.workers))
-        vector, exps = counts.element_operations(self.program, self.kernel, self.pad)
+        dots = list(counts.dots(self.walked, self.device, self.pad, self.workers))
+        vector, exps = counts.element_operations(self.walked, self.pad)
         arithmetic = (
             ("matrix", total(self._dot(d) for d in dots)),
             ("vector", divided(vector + self._moves(), rates.vector_rate(self.device))),
@@ -134,9 +136,12 @@ class _Model:
             reads = total(d.operand_bytes for d in dots) + self._spills()
             found.append((staging.name, divided(reads, rates.level_rate(staging))))
         if cache is not None:
-            moved = total(t.bytes for t in transfers(self.program, self.kernel)) + self._exchange()
+            moved = total(t.bytes for t in self._transfers()) + self._exchange()
             found.append((LOADS, divided(moved, rates.level_rate(cache))))
         return tuple(found)
+
+    def _transfers(self) -> tuple[Transfer, ...]:
+        return transfers(self.program, self.kernel, self.walked.sites)
 
     def _dot(self, found: counts.DotCount) -> IntExpr:
         """A CPU's register block of m x n multiply-adds per step also loads m vectors and n broadcasts."""
@@ -153,7 +158,7 @@ class _Model:
         """Vector operations of copies and stores, where no other unit moves data."""
         if not self.style.out_of_order:
             return ZERO
-        straight, transposed = counts.moves(self.program, self.kernel)
+        straight, transposed = counts.moves(self.walked)
         lanes = self.device.vector.width_bits // 32
         return straight * STRAIGHT_MOVE + transposed * TRANSPOSED_MOVE * lanes
 
@@ -165,7 +170,7 @@ class _Model:
         """Bytes through the shared cache between matrix and vector cores, which meet nowhere else."""
         if self.device.vector.units_per_core == 1:
             return ZERO
-        return counts.exchanged_bytes(self.program, self.kernel) * 2
+        return counts.exchanged_bytes(self.walked) * 2
 
     def _shared_out(self, time: IntExpr) -> IntExpr:
         """Fewer warps on a core than it has sub-partitions leave the others idle."""
@@ -179,7 +184,7 @@ class _Model:
         cache = rates.shared_cache(self.device)
         capacity = cache.capacity_bytes * cache.instances if cache and cache.capacity_bytes else None
         slots = self.resident * self.device.cores
-        moved = counts.distinct_bytes(self.program, self.kernel, slots, capacity)
+        moved = counts.distinct_bytes(self.walked, self.tasks.count, slots, capacity)
         return divided(moved, rates.memory_rate(self.device))
 
     # -- one core

@@ -80,7 +80,7 @@ class Kernel:
     def _sizes(self) -> dict[str, int]:
         return self.operator.sizes(self.workload.spec)
 
-    def __call__(self, *args: Any, out: Any = None, **named: Any) -> Any:
+    def __call__(self, /, *args: Any, out: Any = None, **named: Any) -> Any:
         executable = self.executable
         inputs = [t.name for t in self.program.tensors if t.role == "in"]
         outputs = [t.name for t in self.program.tensors if t.role == "out"]

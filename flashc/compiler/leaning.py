@@ -29,10 +29,11 @@ def leaned_on(tuning: Tuning, choice: Choice) -> tuple[Default, ...]:
 
     def matter(defaults: Sequence[Default]) -> bool:
         device = _halved(tuning.device, defaults)
-        time = modelled(program, device, backend)
+        conditions = backend.constraints(program, device)
+        time = modelled(program, device, backend, conditions)
         if abs(time.total.evaluate(numbers) / choice.picoseconds - 1) > NOTICEABLE:
             return True
-        return any(not condition.holds(numbers) for condition in backend.constraints(program, device))
+        return any(not condition.holds(numbers) for condition in conditions)
 
     numeric = [d for d in tuning.device.defaults if isinstance(d.value, (int, float))]
     alike = sorted(numeric, key=lambda d: d.field.rpartition(".")[2])  # line sizes, latencies: tried together

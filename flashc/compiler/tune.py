@@ -108,8 +108,9 @@ def space(
     tables = {n: v for n, v in env.items() if not isinstance(v, int)}
     domains = backend.domains(placed, device, numbers)
     sized = with_sizes(placed, {**dict(placed.fixed), **numbers})
-    time = modelled(sized, device, backend)
-    conditions = (*backend.constraints(sized, device), *workspace_limits(sized, device))
+    conditions = backend.constraints(sized, device)
+    time = modelled(sized, device, backend, conditions)
+    conditions += workspace_limits(sized, device)
     problem = Problem(
         variables=tuple(Variable(t, domains[t]) for t in placed.tiles),
         constraints=(*conditions, *(c for c in cuts if c.symbols() <= set(placed.tiles))),
@@ -120,11 +121,15 @@ def space(
     return Space(placed, problem, time)
 
 
-def modelled(program: Program, device: Device, backend: Backend) -> ProgramTime:
-    """The modelled time of a placed program, with the occupancy that the backend's shared memory leaves."""
+def modelled(
+    program: Program, device: Device, backend: Backend, conditions: Sequence[Constraint]
+) -> ProgramTime:
+    """The modelled time of a placed program, with the occupancy that the backend's shared memory leaves.
+
+    ``conditions`` are the backend's own.
+    """
     prefix = "device.smem."
-    found = (c for c in backend.constraints(program, device) if c.name.startswith(prefix))
-    shared = {c.name.removeprefix(prefix): c.left for c in found}
+    shared = {c.name.removeprefix(prefix): c.left for c in conditions if c.name.startswith(prefix)}
     resident = resident_tasks(program, device, backend.padded, shared)
     return model_time(program, device, backend.padded, resident)
 

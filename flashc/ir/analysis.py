@@ -132,10 +132,10 @@ class Transfer:
     bytes: IntExpr
 
 
-def transfers(program: Program, kernel: Kernel) -> tuple[Transfer, ...]:
-    """All loads and stores of a kernel, gathers inside expressions included."""
+def transfers(program: Program, kernel: Kernel, walked: Sequence[Site] = ()) -> tuple[Transfer, ...]:
+    """All loads and stores of a kernel, gathers inside expressions included; ``walked``: its sites if at hand."""
     found: list[Transfer] = []
-    for site in sites(program, kernel):
+    for site in walked or sites(program, kernel):
         match site.stmt:
             case Load(access=access):
                 found.append(_transfer(program, site, access.tensor, "load", tiled_axes(access, site.scope)))
@@ -237,8 +237,8 @@ def operands(stmt: Stmt) -> tuple[str, ...]:
         case Dot(a=a, b=b):
             named = (a, b)
         case Seq(carry=carry):
-            return tuple(r for c in carry for r in refs(c.init))
-    return (*named, *(r for e in expressions(stmt) for r in refs(e)))
+            return tuple(r for c in carry for r in sorted(refs(c.init)))
+    return (*named, *(r for e in expressions(stmt) for r in sorted(refs(e))))
 
 
 def uses(stmt: Stmt) -> frozenset[str]:

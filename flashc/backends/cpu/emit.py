@@ -7,17 +7,16 @@ of the lane axis; loads stay where they are and are read through their strides.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
+from flashc.backends.cpu.frame import C_TYPE, Printer, buffer_place, elements, stride
 from flashc.backends.cpu.lower import group_of, stored
+from flashc.backends.cpu.moves import emit_copy, emit_load, emit_store
 from flashc.backends.cpu.place import LEVEL, PAIRED
 from flashc.backends.cpu.scalars import int_text, literal
 from flashc.backends.cpu.sweep import emit_sweep, expression
 from flashc.errors import IRError, UnsupportedError
-from flashc.ir.analysis import tiled_axes
 from flashc.ir.intexpr import Const, IntExpr, Item, Sym
 from flashc.ir.nodes import (
-    Access,
     Alloc,
     Copy,
     Dot,
@@ -34,57 +33,7 @@ from flashc.ir.nodes import (
 )
 from flashc.ir.ranges import Scope, Span, enter, part_range, valid_end, whole
 from flashc.ir.scalar import Lit, Ref, Scalar
-from flashc.ir.types import DType, Tensor, Value
-
-C_TYPE = {"f32": "float", "bf16": "bf16", "f16": "f16", "i32": "int32_t", "i64": "int64_t", "bool": "bool"}
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a value is in the emitted code: a pointer, its element type and the stride of each axis in elements.
-
-    ``pair`` is the axis whose neighbours share a word; its stride then steps from pair to pair.
-    """
-
-    pointer: str
-    dtype: DType
-    strides: dict[str, str]
-    pair: str | None = None
-
-
-@dataclass
-class Printer:
-    """Output lines and what is in scope while a kernel is printed."""
-
-    program: Program
-    width: int
-    lines: list[str] = field(default_factory=list)
-    depth: int = 0
-    places: dict[str, Place] = field(default_factory=dict)
-    values: dict[str, Value] = field(default_factory=dict)
-    counts: dict[str, str] = field(default_factory=dict)
-    partial: set[str] = field(default_factory=set)
-    lane: str = ""
-
-    def line(self, text: str = "") -> None:
-        self.lines.append("  " * self.depth + text if text else "")
-
-    def open(self, text: str) -> None:
-        self.line(f"{text} {{".lstrip())
-        self.depth += 1
-
-    def close(self, text: str = "}") -> None:
-        self.depth -= 1
-        self.line(text)
-
-    def start(self, axis: str, scope: Scope) -> str:
-        return axis if scope[axis].scalar else int_text(scope[axis].start)
-
-    def tile(self, axis: str, scope: Scope) -> int:
-        size = scope[axis].size
-        if not isinstance(size, Const):
-            raise UnsupportedError(f"cpu: axis {axis} is whole with run-time extent {size}; tile it or fix its size")
-        return size.value
+from flashc.ir.types import Value
 
 
 def emit(program: Program, width_bits: int) -> str:
@@ -163,11 +112,6 @@ def _tables(program: Program) -> set[str]:
     return found
 
 
-def stride(tensor: Tensor, dim: int) -> str:
-    """The innermost stride is 1: the caller makes it so."""
-    return "1" if dim == len(tensor.dims) - 1 else f"{tensor.name}_s{dim}"
-
-
 def _kernel(p: Printer, kernel: Kernel) -> None:
     if len(kernel.body) != 1 or not isinstance(kernel.body[0], Par):
         raise UnsupportedError(f"cpu: kernel {kernel.name} must be one parallel loop")
@@ -233,13 +177,13 @@ def _statement(p: Printer, stmt: Stmt, scope: Scope) -> None:
         case Alloc():
             _alloc(p, stmt)
         case Load():
-            _load(p, stmt, scope)
+            emit_load(p, stmt, scope)
         case Copy():
-            _copy(p, stmt, scope)
+            emit_copy(p, stmt, scope)
         case Dot():
             _dot(p, stmt, scope)
         case Store():
-            _store(p, stmt, scope)
+            emit_store(p, stmt, scope)
         case Seq():
             _seq(p, stmt, scope)
         case _:
@@ -280,86 +224,6 @@ def _par(kernel: Kernel) -> Par:
     return par
 
 
-def buffer_place(value: Value) -> Place:
-    """Strides of a laid-out value: an axis steps by its offset mode, the lane axis by its lane mode."""
-    layout = value.layout
-    if layout is None:
-        raise IRError(f"cpu: {value.name} has no layout")
-    strides: dict[str, str] = {}
-    for mode in sorted(layout.modes, key=lambda m: {"offset": 0, "reg": 1, "lane": 2}[m.space]):
-        if mode.space != "reg" or mode.axis not in strides:
-            strides[mode.axis] = str(mode.stride)
-    return Place(value.name, value.dtype, strides, layout.pair_axis())
-
-
-def _load(p: Printer, stmt: Load, scope: Scope) -> None:
-    tensor = p.program.tensor(stmt.access.tensor)
-    axes = tiled_axes(stmt.access, scope)
-    p.line(f"const auto* const {stmt.out.name} = {address(p, stmt.access, tensor, scope)};")
-    strides = {}
-    for dim, expr in enumerate(stmt.access.index):
-        if isinstance(expr, Sym) and expr.name in axes:
-            strides[expr.name] = stride(tensor, dim)
-    p.places[stmt.out.name] = Place(stmt.out.name, tensor.dtype, strides)
-
-
-def address(p: Printer, access: Access, tensor: Tensor, scope: Scope) -> str:
-    terms = [f"{tensor.name}_ptr"]
-    for dim, expr in enumerate(access.index):
-        tiled = isinstance(expr, Sym) and expr.name in scope and not scope[expr.name].scalar
-        start = p.start(expr.name, scope) if isinstance(expr, Sym) and tiled else int_text(expr)
-        if start != "0":
-            terms.append(f"({start}) * {stride(tensor, dim)}")
-    return " + ".join(terms)
-
-
-def _copy(p: Printer, stmt: Copy, scope: Scope) -> None:
-    source, target = p.places[stmt.source], p.places[stmt.out.name]
-    axes = stmt.out.axes
-    partial = [a for a in axes if a in p.partial]
-    if partial:
-        short = " || ".join(f"{p.counts[a]} < {p.tile(a, scope)}" for a in partial)
-        total = _elements(stmt.out) * stmt.out.dtype.bytes
-        p.line(f"if ({short}) std::memset({target.pointer}, 0, {total});")
-    if target.pair is not None:
-        _copy_pairs(p, stmt, source, target)
-        return
-    order = sorted(axes, key=lambda a: source.strides[a] == "1")
-    for a in order:
-        p.open(f"for (long {a} = 0; {a} < {p.counts[a]}; ++{a})")
-    dst = " + ".join(f"{a} * {target.strides[a]}" for a in axes)
-    src = " + ".join(f"{a} * {source.strides[a]}" for a in axes)
-    value = f"{source.pointer}[{src}]"
-    p.line(f"{target.pointer}[{dst}] = {value if source.dtype == target.dtype else f'to_f32({value})'};")
-    for _ in order:
-        p.close()
-
-
-def _copy_pairs(p: Printer, stmt: Copy, source: Place, target: Place) -> None:
-    """Two neighbours along the paired axis make one 32-bit word; past the end the upper half is 0."""
-    pair = target.pair
-    other = next(a for a in stmt.out.axes if a != pair)
-    assert pair is not None
-    p.open(f"for (long {pair} = 0; {pair} < {p.counts[pair]}; {pair} += 2)")
-    p.line(f"const bf16* const even = {source.pointer} + {pair} * {source.strides[pair]};")
-    p.line(f"const bf16* const odd = even + {source.strides[pair]};")
-    p.line(f"uint32_t* const word = (uint32_t*)({target.pointer} + {pair} / 2 * {target.strides[pair]});")
-    step, words = source.strides[other], f"{other} * {int(target.strides[other]) // 2}"
-    loop = f"for (long {other} = 0; {other} < {p.counts[other]}; ++{other})"
-    p.line(f"if ({pair} + 1 < {p.counts[pair]})")
-    p.line(f"  {loop} word[{words}] = even[{other} * {step}] | (uint32_t)odd[{other} * {step}] << 16;")
-    p.line("else")
-    p.line(f"  {loop} word[{words}] = even[{other} * {step}];")
-    p.close()
-
-
-def _elements(value: Value) -> int:
-    total = 1
-    for mode in value.layout.modes if value.layout else ():
-        total *= mode.shape.evaluate({})
-    return total
-
-
 def _dot(p: Printer, stmt: Dot, scope: Scope) -> None:
     atom = stmt.atom
     if atom is None or atom.lane is None:
@@ -390,26 +254,6 @@ def _dot(p: Printer, stmt: Dot, scope: Scope) -> None:
         p.line(f"  dot_skipping({operands});")
     else:
         p.line(fast)
-    p.close()
-
-
-def _store(p: Printer, stmt: Store, scope: Scope) -> None:
-    tensor = p.program.tensor(stmt.access.tensor)
-    source = p.places[stmt.value]
-    axes = tiled_axes(stmt.access, scope)
-    target = {
-        x.name: stride(tensor, d) for d, x in enumerate(stmt.access.index) if isinstance(x, Sym) and x.name in axes
-    }
-    order = sorted(axes, key=lambda a: target[a] == "1")
-    p.open("")
-    p.line(f"auto* const to = {address(p, stmt.access, tensor, scope)};")
-    for a in order:
-        p.open(f"for (long {a} = 0; {a} < {p.counts[a]}; ++{a})")
-    dst = " + ".join(f"{a} * {target[a]}" for a in axes) or "0"
-    src = " + ".join(f"{a} * {source.strides[a]}" for a in axes) or "0"
-    p.line(f"to[{dst}] = from_f32<{C_TYPE[tensor.dtype.name]}>({source.pointer}[{src}]);")
-    for _ in order:
-        p.close()
     p.close()
 
 
@@ -446,7 +290,7 @@ def _initialise(p: Printer, value: Value, init: Scalar) -> None:
         raise UnsupportedError(
             f"cpu: the carried value {value.name} starts from an expression; only constants are supported"
         )
-    p.line(f"std::fill_n({value.name}, {_elements(value)}, {literal(init.value).code});")
+    p.line(f"std::fill_n({value.name}, {elements(value)}, {literal(init.value).code});")
 
 
 def _replace_carried(p: Printer, value: Value, new: str) -> None:
@@ -454,4 +298,4 @@ def _replace_carried(p: Printer, value: Value, new: str) -> None:
         raise IRError(f"cpu: carried value {value.name} is not in a buffer")
     slots = {s.value.name: s.slot for k in p.program.kernels for s in _par(k).body if isinstance(s, Alloc)}
     if slots[new] != slots[value.name]:
-        p.line(f"std::memcpy({value.name}, {new}, {_elements(value) * value.dtype.bytes});")
+        p.line(f"std::memcpy({value.name}, {new}, {elements(value) * value.dtype.bytes});")

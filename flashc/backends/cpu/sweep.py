@@ -14,7 +14,7 @@ from flashc.ir.ranges import Scope
 from flashc.ir.scalar import Coord, Fetch, Lit, Ref, Scalar
 
 if TYPE_CHECKING:
-    from flashc.backends.cpu.emit import Place, Printer
+    from flashc.backends.cpu.frame import Place, Printer
 
 _IDENTITY = {"max": "-INF", "sum": "0.0f", "min": "INF"}
 _COMBINE = {"max": "vmax({0}, {1})", "sum": "{0} + {1}", "min": "vmin({0}, {1})"}
