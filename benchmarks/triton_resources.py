@@ -19,12 +19,12 @@ import triton
 
 from flashc.backends.triton import BACKEND
 from flashc.backends.triton.resources import estimate_registers, min_live, shared_bytes
-from flashc.compiler.bind import bind
 from flashc.compiler.workload import load_workload
 from flashc.hwmodels import load_device
 from flashc.hwmodels.model import Device
 from flashc.ir.nodes import Program
 from flashc.ops import registry
+from flashc.passes.bind import bind
 
 DEVICES = {
     "sm_80": "a100_sxm_80gb",

@@ -14,12 +14,12 @@ from flashc import backends
 from flashc.backends.cpu.lower import lower
 from flashc.backends.cpu.place import place
 from flashc.compiler.arguments import invocation
-from flashc.compiler.bind import bind
 from flashc.compiler.workload import Workload, load_workload
 from flashc.hwmodels import load_device
 from flashc.hwmodels.model import Device
 from flashc.ir.nodes import Program
 from flashc.ops import Operator, registry
+from flashc.passes.bind import bind
 
 Array = np.ndarray[Any, np.dtype[Any]]
 CPU = backends.get("cpu")

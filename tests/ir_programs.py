@@ -7,12 +7,12 @@ from pathlib import Path
 
 from flashc.backends.cpu.lower import lower
 from flashc.backends.cpu.place import place
-from flashc.compiler.bind import bind
-from flashc.compiler.split import split
 from flashc.compiler.workload import load_workload
 from flashc.hwmodels import load_device
 from flashc.ir.nodes import Program
 from flashc.ops import registry
+from flashc.passes.bind import bind
+from flashc.passes.split import split
 
 EXAMPLES = sorted(path.stem for path in (Path(__file__).parent.parent / "examples").glob("*.yaml"))
 TILES = {"stages": 2, "mr": 2, "nr": 4}

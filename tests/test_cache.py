@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from flashc.compiler.cache import MANIFEST, Cache, key_of
 from flashc.errors import CacheWriteError
+from flashc.system.cache import MANIFEST, Cache, key_of
 
 KIND = "kernel"
 KEY = key_of("a kernel")
@@ -178,7 +178,7 @@ def test_files_that_the_manifest_does_not_list_do_no_harm(cache: Cache) -> None:
 BUILD_IN_A_PROCESS = """
 import sys, time
 from pathlib import Path
-from flashc.compiler.cache import Cache
+from flashc.system.cache import Cache
 
 root, key, log, seconds = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), float(sys.argv[4])
 

@@ -14,10 +14,10 @@ import pytest
 from flashc import __version__, errors
 from flashc.cli import app, main
 from flashc.commands import exit_codes
-from flashc.compiler.cache import Cache, key_of
 from flashc.hwmodels import list_devices
 from flashc.ir.parser import parse_program
 from flashc.ir.printer import print_program
+from flashc.system.cache import Cache, key_of
 
 if TYPE_CHECKING:
     from cli_runner import Runner

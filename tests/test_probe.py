@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from flashc.compiler.cache import Cache as Store
 from flashc.errors import DeviceAbsentError
 from flashc.hwmodels import load_device, native
 from flashc.hwmodels.build import device_from_document
@@ -16,6 +15,7 @@ from flashc.hwmodels.native import Gpu, model_of, native_cpu, native_gpu
 from flashc.hwmodels.probe import assume, document
 from flashc.hwmodels.probe_gpu import gpu_rates
 from flashc.hwmodels.schema import check_device
+from flashc.system.cache import Cache as Store
 
 SERVER = Machine(
     model="Some server",

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from flashc.compiler.toolchain import CANDIDATES, compile_shared, find_compiler
 from flashc.errors import CompileError, CompilerMissingError
+from flashc.system.toolchain import CANDIDATES, compile_shared, find_compiler
 
 SOURCE = 'extern "C" int answer() { return 42; }\n'
 

@@ -10,12 +10,12 @@ import numpy as np
 
 from flashc.backends.base import Invocation
 from flashc.backends.triton import BACKEND
-from flashc.compiler.bind import bind
 from flashc.compiler.workload import load_workload
 from flashc.hwmodels import load_device
 from flashc.ir.interp import NUMPY, interpret
 from flashc.ir.nodes import Program
 from flashc.ops import registry
+from flashc.passes.bind import bind
 
 DEVICES = {
     "sm_80": "a100_sxm_80gb",

@@ -11,7 +11,7 @@ from flashc.commands.options import byte_size, json_option
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from flashc.compiler.cache import Entry
+    from flashc.system.cache import Entry
 
 
 @click.group(
@@ -24,7 +24,7 @@ def command(context: click.Context, as_json: bool) -> None:
     if context.invoked_subcommand is not None:
         return
     from flashc.commands.render import Lines, Table, print_blocks, print_json, traffic
-    from flashc.compiler.cache import Cache
+    from flashc.system.cache import Cache
 
     cache = Cache.default()
     kinds = _by_kind(cache.entries())
@@ -42,7 +42,7 @@ def command(context: click.Context, as_json: bool) -> None:
 @click.argument("kind", required=False)
 def clear(kind: str | None) -> None:
     """Remove all entries, or those of one KIND."""
-    from flashc.compiler.cache import Cache
+    from flashc.system.cache import Cache
 
     cache = Cache.default()
     kinds = _by_kind(cache.entries())
@@ -63,7 +63,7 @@ def clear(kind: str | None) -> None:
 )
 def prune(max_size: int) -> None:
     """Remove the entries that were used longest ago until the rest fits."""
-    from flashc.compiler.cache import Cache
+    from flashc.system.cache import Cache
 
     _tell_removed(Cache.default().prune(max_bytes=max_size))
 
@@ -71,7 +71,7 @@ def prune(max_size: int) -> None:
 @command.command("verify")
 def verify() -> None:
     """Check every entry against its checksums; damaged ones are removed and will be built again."""
-    from flashc.compiler.cache import Cache
+    from flashc.system.cache import Cache
 
     cache = Cache.default()
     checked = len(cache.entries())

@@ -101,9 +101,9 @@ def _program(
 def _bound(workload: Workload, program: Program, backend: Backend, device: Device) -> Program:
     """The schedule with its best tiles. Raises InfeasibleError where no tiles meet the constraints."""
     from flashc.autotune import solve
-    from flashc.compiler.bind import bind
     from flashc.compiler.tune import environment, space
     from flashc.ops import registry
+    from flashc.passes.bind import bind
 
     found = space(program, backend, device, environment(registry()[workload.op], workload.spec))
     return bind(found.placed, solve(found.problem).require())

@@ -6,8 +6,8 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 
 from flashc import __version__
-from flashc.compiler.toolchain import find_compiler
 from flashc.errors import CompilerMissingError
+from flashc.system.toolchain import find_compiler
 
 PACKAGES = ("numpy", "triton", "torch")
 

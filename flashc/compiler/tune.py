@@ -18,7 +18,6 @@ from flashc.autotune import Assignment, Check, Condition, Conflict, Constraint, 
 from flashc.autotune.model import ProgramTime, model_time
 from flashc.autotune.occupancy import resident_tasks
 from flashc.backends.base import Backend
-from flashc.compiler.bind import bind
 from flashc.compiler.workload import Workload
 from flashc.errors import DeviceModelError, InfeasibleError, UnsupportedError, WorkloadError
 from flashc.hwmodels.model import Device
@@ -30,6 +29,7 @@ from flashc.ir.nodes import Program
 from flashc.ir.rewrite import with_sizes
 from flashc.ir.verify import verify
 from flashc.ops import Operator, registry
+from flashc.passes.bind import bind
 
 
 @dataclass(frozen=True)

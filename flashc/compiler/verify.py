@@ -26,7 +26,7 @@ from flashc.compiler.workload import Workload
 from flashc.errors import CompilerMissingError, DeviceAbsentError, InfeasibleError, UnsupportedError
 from flashc.hwmodels.load import load_device
 from flashc.hwmodels.model import Device
-from flashc.ir.analysis import work
+from flashc.ir.analysis import tiled_loops, work
 from flashc.ir.interp import Array, interpret
 from flashc.ir.intexpr import Const, Sym
 from flashc.ir.nodes import Par, Program
@@ -183,13 +183,26 @@ def _interpreted(workload: Workload, device: Device, case: _Case) -> list[Verify
     """Every schedule, on tiles small enough that the shrunk shapes have two and a tail."""
     rows = []
     for program in case.operator.schedules(case.spec):
-        tiles = {t: 1 if t == "stages" else 64 for t in program.tiles}
-        sizes = {**case.operator.sizes(case.spec), **tiles}
-        result = interpret(program, case.inputs, sizes, case.operator.params(case.spec))
-        rows += _rows(
-            "interpreter", f"{program.schedule}, {_shape(case)}, tiles of 64, {case.checked}", case, result.tensors
-        )
+        sizes = case.operator.sizes(case.spec)
+        tiles = _two_and_a_tail(program, sizes)
+        result = interpret(program, case.inputs, {**sizes, **tiles}, case.operator.params(case.spec))
+        how = f"{program.schedule}, {_shape(case)}, tiles {_listed(tiles)}, {case.checked}"
+        rows += _rows("interpreter", how, case, result.tensors)
     return rows
+
+
+def _two_and_a_tail(program: Program, sizes: Mapping[str, int]) -> dict[str, int]:
+    """A number for every tile symbol: 3/8 of its axis, so that there are two tiles and a rest, but at most 64."""
+    env = {**dict(program.fixed), **sizes}
+    tiles = dict.fromkeys(program.tiles, 1)
+    for loop in tiled_loops(program):
+        extent = program.axis(loop.axis).extent.evaluate(env)
+        tiles[str(loop.tile)] = max(1, min(64, -(-3 * extent // 8)))
+    return tiles
+
+
+def _listed(tiles: Mapping[str, int]) -> str:
+    return " ".join(f"{name}={value}" for name, value in tiles.items())
 
 
 def _shape(case: _Case) -> str:
@@ -201,14 +214,13 @@ def _shape(case: _Case) -> str:
 
 def _native(workload: Workload, device: Device, backend: Backend, case: _Case) -> list[VerifyRow]:
     kernel = compile_for(workload, device, backend.name)
-    outputs = {t.name: t for t in kernel.program.tensors if t.role == "out"}
     sizes = case.operator.sizes(case.spec)
     call = invocation(kernel.program, case.inputs, sizes, case.operator.params(case.spec), case.operator.derive)
-    for name in outputs:
-        call.tensors[name][...] = np.nan
+    for tensor in kernel.program.tensors:
+        if tensor.role != "in":
+            call.tensors[tensor.name][...] = np.nan
     kernel.executable(call)
-    tiles = " ".join(f"{k}={v}" for k, v in kernel.tiles.items())
-    how = f"{kernel.choice.schedule} on {device.name}, full shape, tiles {tiles}, {case.checked}"
+    how = f"{kernel.choice.schedule} on {device.name}, full shape, tiles {_listed(kernel.tiles)}, {case.checked}"
     return _rows(backend.name, how, case, call.tensors)
 
 
@@ -222,10 +234,8 @@ def _emulated(workload: Workload, name: str, interpreter: Interpreter, case: _Ca
         program, case.inputs, case.operator.sizes(case.spec), case.operator.params(case.spec), case.operator.derive
     )
     tensors = interpreter.interpret(program, device, call)
-    tiles = " ".join(f"{k}={v}" for k, v in tuning.best.tiles.items())
-    how = (
-        f"{tuning.best.schedule}, emitted for {device.name}, interpreted, {_shape(case)}, tiles {tiles}, {case.checked}"
-    )
+    emitted = f"{tuning.best.schedule}, emitted for {device.name}, interpreted"
+    how = f"{emitted}, {_shape(case)}, tiles {_listed(tuning.best.tiles)}, {case.checked}"
     return _rows(name, how, case, tensors)
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from flashc.compiler.cache import Cache, key_of
 from flashc.errors import CompilerMissingError, DeviceAbsentError
 from flashc.hwmodels.build import device_from_document
 from flashc.hwmodels.load import list_devices, load_device, shared_sources
@@ -18,6 +17,7 @@ from flashc.hwmodels.machine import Machine, read_machine
 from flashc.hwmodels.model import Device
 from flashc.hwmodels.notice import print_notice
 from flashc.hwmodels.probe import SOURCE, assume, document, measure
+from flashc.system.cache import Cache, key_of
 
 _KIND, _FILE = "probe", "device.json"
 _QUERY_SECONDS = 20

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flashc.compiler.toolchain import compile_shared
 from flashc.hwmodels.machine import Cache, Machine
+from flashc.system.toolchain import compile_shared
 
 SOURCE = Path(__file__).with_name("probe.cpp")
 SOURCES = {

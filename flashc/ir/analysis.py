@@ -16,6 +16,7 @@ from flashc.ir.nodes import (
     Dot,
     Kernel,
     Load,
+    Loop,
     Map,
     Par,
     Program,
@@ -81,6 +82,19 @@ def _repeat(total: IntExpr, trip: Trip, along: bool, pad: Pad | None) -> IntExpr
 def sites(program: Program, kernel: Kernel) -> Iterator[Site]:
     """Every statement of a kernel in program order, loops included, each with its context."""
     yield from _sites(kernel.body, whole(program), ())
+
+
+def tiled_loops(program: Program) -> list[Loop]:
+    """Every loop whose tile is still a symbol, in program order."""
+    found: list[Loop] = []
+    for kernel in program.kernels:
+        for site in sites(program, kernel):
+            match site.stmt:
+                case Par(loops=loops):
+                    found += [x for x in loops if isinstance(x.tile, Sym)]
+                case Seq(loop=loop) if isinstance(loop.tile, Sym):
+                    found.append(loop)
+    return found
 
 
 def _sites(body: Sequence[Stmt], scope: Scope, trips: tuple[Trip, ...]) -> Iterator[Site]:

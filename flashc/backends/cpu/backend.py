@@ -10,9 +10,9 @@ from flashc.backends.base import Built, Executable
 from flashc.backends.cpu import emit, lower, place, run
 from flashc.errors import DeviceAbsentError
 from flashc.hwmodels.model import Device
-from flashc.ir.analysis import footprint, sites
+from flashc.ir.analysis import footprint, sites, tiled_loops
 from flashc.ir.intexpr import Const, IntExpr, Sym
-from flashc.ir.nodes import Dot, Loop, Par, Program, Seq
+from flashc.ir.nodes import Dot, Program
 
 ROW_BLOCKS = (
     1,
@@ -44,7 +44,7 @@ class CpuBackend:
         width = device.vector.width_bits // 32
         lanes = {place.lane_axis(placed, k) for k in placed.kernels}
         found: dict[str, tuple[int, ...]] = {"mr": PANELS, "nr": ROW_BLOCKS, "stages": (1,)}
-        for loop in _tiled_loops(placed):
+        for loop in tiled_loops(placed):
             symbol = str(loop.tile)
             extent = placed.axis(loop.axis).extent.evaluate(dict(sizes))
             values = sorted({width * n for n in (1, 2, 3, 4, 6, 8, 12, 16)}) if loop.axis in lanes else list(TILES)
@@ -125,18 +125,6 @@ def machine_features() -> frozenset[str]:
         return frozenset()
     flags = set(lines[0].split()) if lines else set()
     return frozenset(flags | ({"neon"} if "asimd" in flags else set()))
-
-
-def _tiled_loops(program: Program) -> list[Loop]:
-    found: list[Loop] = []
-    for kernel in program.kernels:
-        for site in sites(program, kernel):
-            match site.stmt:
-                case Par(loops=loops):
-                    found += [x for x in loops if isinstance(x.tile, Sym)]
-                case Seq(loop=loop) if isinstance(loop.tile, Sym):
-                    found.append(loop)
-    return found
 
 
 BACKEND = CpuBackend()

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from flashc.backends.cpu.place import LEVEL
-from flashc.compiler.fuse import fuse, sweeps
-from flashc.compiler.split import split
 from flashc.ir.analysis import operands, uses
 from flashc.ir.intexpr import Const, IntExpr
 from flashc.ir.nodes import Alloc, Kernel, Map, Par, Program, Reduce, Seq, Stmt, outputs_of
 from flashc.ir.rewrite import rewrite_kernels
 from flashc.ir.types import Value
+from flashc.passes.fuse import fuse, sweeps
+from flashc.passes.split import split
 
 
 def lower(program: Program) -> Program:

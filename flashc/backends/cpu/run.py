@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from flashc.backends.base import Built, Invocation, KernelResources
-from flashc.compiler.cache import Cache, key_of
-from flashc.compiler.toolchain import compile_shared
 from flashc.errors import ArgumentError, CompilerMissingError, DeviceAbsentError
 from flashc.hwmodels.model import Device
 from flashc.ir.nodes import Program
+from flashc.system.cache import Cache, key_of
+from flashc.system.toolchain import compile_shared
 
 # Not -ffast-math: NaN and inf keep their meaning; only contraction to FMA and errno-free math are allowed.
 FLAGS = (

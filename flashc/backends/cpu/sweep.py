@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from flashc.backends.cpu.scalars import Text, as_kind, as_vector, int_text, scalar_text
-from flashc.compiler.fuse import space
 from flashc.errors import IRError, UnsupportedError
 from flashc.ir.analysis import operands
 from flashc.ir.nodes import Map, Reduce
 from flashc.ir.ranges import Scope
 from flashc.ir.scalar import Coord, Fetch, Lit, Ref, Scalar
+from flashc.passes.fuse import space
 
 if TYPE_CHECKING:
     from flashc.backends.cpu.frame import Place, Printer
@@ -111,7 +111,7 @@ def expression(p: Printer, expr: Scalar, scope: Scope, position: dict[str, str])
 
 
 def emit_sweep(p: Printer, group: Sequence[Map | Reduce], stored: set[str], scope: Scope) -> None:
-    """Print one group (see compiler.fuse): all its statements sweep the same axes; ``stored`` ones go to buffers."""
+    """Print one group (see passes.fuse): all its statements sweep the same axes; ``stored`` ones go to buffers."""
     axes = space(group[0])
     lane = _lane(p, group)
     p.lane = lane

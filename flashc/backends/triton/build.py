@@ -15,10 +15,10 @@ from flashc.backends.base import Built, KernelResources
 from flashc.backends.triton.arguments import TRITON_TYPES, Argument
 from flashc.backends.triton.printer import Printed
 from flashc.backends.triton.source import printed_kernels
-from flashc.compiler.cache import Cache, key_of
 from flashc.errors import CompileError, CompilerMissingError, UnsupportedError
 from flashc.hwmodels.model import Device
 from flashc.ir.nodes import Program
+from flashc.system.cache import Cache, key_of
 
 KIND = "triton-kernel"
 SOURCE = "kernels.py"

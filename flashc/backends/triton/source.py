@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from flashc.backends.triton.helpers import HELPERS
 from flashc.backends.triton.printer import Printed, print_kernel
-from flashc.compiler.split import split
 from flashc.ir.nodes import Program
+from flashc.passes.split import split
 
 
 def printed_kernels(bound: Program) -> tuple[Printed, ...]:

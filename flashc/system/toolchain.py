@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flashc.compiler.cache import Cache, key_of
 from flashc.errors import CompileError, CompilerMissingError
+from flashc.system.cache import Cache, key_of
 
 CANDIDATES = ("g++", "clang++", "c++")
 _LIBRARY_KIND, _FAILURE_KIND = "shared-library", "failed-compile"

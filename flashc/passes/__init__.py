@@ -1,0 +1,1 @@
+"""Passes over tile programs, one per file; each only adds detail."""
