@@ -24,7 +24,11 @@ from flashc.ops import registry
 SCHEDULES = ("q_stationary", "tile_fused", "stored_scores")
 LENGTHS = [(1, 1), (17, 137), (137, 17), (50, 70), (33, 64)]
 FEATURES: dict[str, Any] = {
-    "value_dim": 24, "causal": True, "window": [40, 6], "softcap": 3.0, "outputs": ["o", "lse"],
+    "value_dim": 24,
+    "causal": True,
+    "window": [40, 6],
+    "softcap": 3.0,
+    "outputs": ["o", "lse"],
     "keep": "(i + j) % 5 != 0",
 }
 
@@ -42,7 +46,11 @@ FEATURES: dict[str, Any] = {
     ],
 )
 def test_emitted_attention(
-    name: str, device_name: str, schedule_name: str, keys: dict[str, Any], tiles: dict[str, int],
+    name: str,
+    device_name: str,
+    schedule_name: str,
+    keys: dict[str, Any],
+    tiles: dict[str, int],
     golden: Callable[[str, str], None],
 ) -> None:
     target = load_device(device_name)
@@ -60,7 +68,7 @@ def test_emitted_gemm(golden: Callable[[str, str], None]) -> None:
 def test_the_saved_source_is_whole() -> None:
     """What is shown compiles by itself: the prelude is in it."""
     kernel = flashc.compile({"op": "gemm", "m": 17, "n": 17, "k": 17, "dtype": "fp32"})
-    assert "#include \"prelude.hpp\"" not in kernel.source
+    assert '#include "prelude.hpp"' not in kernel.source
     assert "struct Call" in kernel.source
 
 
@@ -70,7 +78,8 @@ def test_the_saved_source_is_whole() -> None:
 def check_program(target: Any, schedule_name: str, dtype: str, lengths: tuple[int, int], **keys: Any) -> None:
     """o and lse as near to float64 as the interpreter's run of the algorithm in the element type, times two."""
     given = workload(
-        dtype={"f32": "fp32", "f16": "fp16"}.get(dtype, dtype), seq={"q": lengths[0], "kv": lengths[1]},
+        dtype={"f32": "fp32", "f16": "fp16"}.get(dtype, dtype),
+        seq={"q": lengths[0], "kv": lengths[1]},
         **{**FEATURES, **keys},
     )
     operator, spec = registry()["attention"], given.spec
@@ -87,9 +96,15 @@ def check_program(target: Any, schedule_name: str, dtype: str, lengths: tuple[in
 
 
 CASES = [
-    ("epyc_9654", "q_stationary", "bf16"), ("epyc_9654", "tile_fused", "bf16"), ("epyc_9654", "stored_scores", "bf16"),
-    ("epyc_9654", "stored_scores", "f32"), ("zen3", "q_stationary", "f32"), ("zen3", "tile_fused", "bf16"),
-    ("zen3", "stored_scores", "f16"), ("portable", "q_stationary", "bf16"), ("portable", "tile_fused", "f32"),
+    ("epyc_9654", "q_stationary", "bf16"),
+    ("epyc_9654", "tile_fused", "bf16"),
+    ("epyc_9654", "stored_scores", "bf16"),
+    ("epyc_9654", "stored_scores", "f32"),
+    ("zen3", "q_stationary", "f32"),
+    ("zen3", "tile_fused", "bf16"),
+    ("zen3", "stored_scores", "f16"),
+    ("portable", "q_stationary", "bf16"),
+    ("portable", "tile_fused", "f32"),
 ]
 OTHERS = sorted(set(itertools.product(("epyc_9654", "zen3", "portable"), SCHEDULES, DTYPES)) - set(CASES))
 
@@ -141,6 +156,7 @@ def test_every_x86_model_compiles(name: str) -> None:
 
 
 PROT_NONE = 0  # of sys/mman.h
+
 
 def guarded(array: Array, kept: list[Any]) -> Array:
     """A copy that ends where a page that must not be touched begins."""
@@ -204,8 +220,37 @@ def test_what_lies_between_rows_has_no_effect(dtype: str) -> None:
 
 
 NAMES = [
-    "float", "new", "int", "auto", "x", "m", "l", "p", "out", "qt", "kt", "vt", "q_ptr", "k_s0", "call", "task",
-    "scratch", "rest", "to", "W", "vf", "INF", "load", "at", "i0", "e", "k0", "zero", "index", "r", "even",
+    "float",
+    "new",
+    "int",
+    "auto",
+    "x",
+    "m",
+    "l",
+    "p",
+    "out",
+    "qt",
+    "kt",
+    "vt",
+    "q_ptr",
+    "k_s0",
+    "call",
+    "task",
+    "scratch",
+    "rest",
+    "to",
+    "W",
+    "vf",
+    "INF",
+    "load",
+    "at",
+    "i0",
+    "e",
+    "k0",
+    "zero",
+    "index",
+    "r",
+    "even",
 ]
 
 
@@ -229,10 +274,17 @@ def test_captured_tensors_may_have_any_name(dtype: str) -> None:
 def test_gemm_captures_may_have_any_name() -> None:
     names = [*(n for n in NAMES if n != "out"), "bt", "acc1", "c_ptr"]
     tables = {n: {"shape": [20], "dtype": "fp32"} for n in names}
-    kernel = flashc.compile({
-        "op": "gemm", "m": 19, "n": 20, "k": 21, "dtype": "fp32", "captures": tables,
-        "epilogue": "acc + " + " + ".join(f"{n}[j]" for n in names),
-    })
+    kernel = flashc.compile(
+        {
+            "op": "gemm",
+            "m": 19,
+            "n": 20,
+            "k": 21,
+            "dtype": "fp32",
+            "captures": tables,
+            "epilogue": "acc + " + " + ".join(f"{n}[j]" for n in names),
+        }
+    )
     a, b = normal(0, 1, 19, 21), normal(1, 1, 21, 20)
     values = {n: normal(number, 20) for number, n in enumerate(names)}
     found = kernel(a=a, b=b, **values)

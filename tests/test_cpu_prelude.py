@@ -41,12 +41,16 @@ extern "C" void pairs(const float* x, const float* y, uint32_t* z, long n) {
   for (long i = 0; i < n; i += W) store_pair(z + i, load(x + i), load(y + i)); }
 """
 X86 = platform.machine() == "x86_64"
-TARGETS: dict[str, tuple[int, tuple[str, ...], str | None]] = {  # width, flags, feature that it needs
-    "512": (512, ("-march=x86-64-v4",), "avx512f"),
-    "256": (256, ("-march=x86-64-v3",), "avx2"),
-    "128": (128, ("-march=x86-64",), None),
-    "128 without _Float16": (128, ("-march=x86-64", "-U__FLT16_MAX__"), None),
-} if X86 else {"128": (128, (), None)}
+TARGETS: dict[str, tuple[int, tuple[str, ...], str | None]] = (
+    {  # width, flags, feature that it needs
+        "512": (512, ("-march=x86-64-v4",), "avx512f"),
+        "256": (256, ("-march=x86-64-v3",), "avx2"),
+        "128": (128, ("-march=x86-64",), None),
+        "128 without _Float16": (128, ("-march=x86-64", "-U__FLT16_MAX__"), None),
+    }
+    if X86
+    else {"128": (128, (), None)}
+)
 
 
 @cache
@@ -82,7 +86,11 @@ def target(request: pytest.FixtureRequest) -> str:
 
 
 FUNCTIONS: dict[str, Callable[[Array], Array]] = {
-    "vexp2": np.exp2, "vexp": np.exp, "vlog2": np.log2, "vlog": np.log, "vtanh": np.tanh
+    "vexp2": np.exp2,
+    "vexp": np.exp,
+    "vlog2": np.log2,
+    "vlog": np.log,
+    "vtanh": np.tanh,
 }
 NANS = bits(0x7FC00000, 0xFFC00000, 0x7F800001, 0x7FC00001, 0xFFFFFFFF)
 
@@ -111,9 +119,11 @@ def test_within_four_units_in_the_last_place(target: str, function: str) -> None
 def test_special_values(target: str, function: str) -> None:
     assert np.isnan(apply(target, f"each_{function}", np.float32, NANS)).all()
     expected = {
-        "vexp2": [1, 1, np.inf, 0, np.inf, 0], "vexp": [1, 1, np.inf, 0, np.inf, 0],
+        "vexp2": [1, 1, np.inf, 0, np.inf, 0],
+        "vexp": [1, 1, np.inf, 0, np.inf, 0],
         "vlog2": [-np.inf, -np.inf, np.inf, np.nan, 128, np.nan],
-        "vlog": [-np.inf, -np.inf, np.inf, np.nan, 128 * np.log(2), np.nan], "vtanh": [0, -0.0, 1, -1, 1, -1],
+        "vlog": [-np.inf, -np.inf, np.inf, np.nan, 128 * np.log(2), np.nan],
+        "vtanh": [0, -0.0, 1, -1, 1, -1],
     }[function]
     largest = np.finfo(np.float32).max
     x = np.array([0, -0.0, np.inf, -np.inf, largest, -largest], np.float32)
@@ -157,12 +167,15 @@ def _bf16(words: Array) -> Array:
 def test_bf16_rounds_to_nearest_even(target: str) -> None:
     """Every tie, its neighbours, and a grid over everything; NaN stays NaN, overflow is infinite."""
     high = np.arange(2**16, dtype=np.uint32) << 16
-    x = np.concatenate([(high | low).view(np.float32) for low in (0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF)] + [every(6151)])
+    x = np.concatenate(
+        [(high | low).view(np.float32) for low in (0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF)] + [every(6151)]
+    )
     expected = x.astype(ml_dtypes.bfloat16)
     alone = _bf16(apply(target, "to_bf16", np.uint16, x))
     words = apply(target, "pairs", np.uint32, x, x[::-1].copy())
     for found, wanted in (
-        (alone, expected), (_bf16(words.astype(np.uint16)), expected),
+        (alone, expected),
+        (_bf16(words.astype(np.uint16)), expected),
         (_bf16((words >> 16).astype(np.uint16)), expected[::-1]),
     ):
         np.testing.assert_array_equal(np.isnan(found.astype(np.float32)), np.isnan(wanted.astype(np.float32)))

@@ -16,12 +16,12 @@ from cpu_programs import CPU, bound, schedule, workload
 
 import flashc
 from flashc.backends.cpu import run
-from flashc.system import toolchain
 from flashc.compiler.arguments import invocation
 from flashc.compiler.artefacts import produce
 from flashc.errors import CompilerMissingError, DeviceAbsentError
 from flashc.hwmodels import load_device
 from flashc.ops import registry
+from flashc.system import toolchain
 
 FOREIGN = {"x86_64": ("aarch64", "graviton3"), "aarch64": ("x86_64", "epyc_9654")}
 MACHINE, DEVICE = FOREIGN[run.machine_of(platform.machine())]

@@ -67,7 +67,9 @@ def test_long_sums(dtype: str) -> None:
     assert_near(found, product(a, b), product(a, b, np.float32).astype(found.dtype), dtype)
 
 
-@pytest.mark.parametrize(("batch", "m", "n", "k"), [(0, 3, 4, 5), (2, 0, 4, 5), (2, 3, 0, 5), (2, 3, 4, 0), (0, 0, 0, 0)])
+@pytest.mark.parametrize(
+    ("batch", "m", "n", "k"), [(0, 3, 4, 5), (2, 0, 4, 5), (2, 3, 0, 5), (2, 3, 4, 0), (0, 0, 0, 0)]
+)
 def test_nothing_gives_nothing_or_zero(batch: int, m: int, n: int, k: int) -> None:
     found = flashc.compile(document())(*operands(batch, m, n, k))
     assert found.shape == (batch, m, n)
@@ -80,7 +82,9 @@ def test_an_empty_sum_still_has_its_epilogue() -> None:
     np.testing.assert_array_equal(kernel(*operands(2, 3, 4, 0)), (b + i - 2 * j).astype(np.float32))
 
 
-@pytest.mark.parametrize(("dtype", "out"), [("bf16", "f32"), ("f16", "f32"), ("f32", "bf16"), ("f32", "f16"), ("bf16", "f16")])
+@pytest.mark.parametrize(
+    ("dtype", "out"), [("bf16", "f32"), ("f16", "f32"), ("f32", "bf16"), ("f32", "f16"), ("bf16", "f16")]
+)
 def test_an_output_type_apart(dtype: str, out: str) -> None:
     a, b = operands(2, 33, 50, 70, dtype)
     found = flashc.compile(document(dtype, out_dtype=NAMES[out]))(a, b)
@@ -88,7 +92,9 @@ def test_an_output_type_apart(dtype: str, out: str) -> None:
 
 
 CAPTURES = {
-    "shift": {"shape": [50]}, "gain": {"shape": [2, 33], "dtype": "fp16"}, "kind": {"shape": [33], "dtype": "i32"},
+    "shift": {"shape": [50]},
+    "gain": {"shape": [2, 33], "dtype": "fp16"},
+    "kind": {"shape": [33], "dtype": "i32"},
     "on": {"shape": [33, 50], "dtype": "bool"},
 }
 

@@ -192,12 +192,12 @@ def _interpreted(workload: Workload, device: Device, case: _Case) -> list[Verify
 
 
 def _two_and_a_tail(program: Program, sizes: Mapping[str, int]) -> dict[str, int]:
-    """A number for every tile symbol: 3/8 of its axis, so that there are two tiles and a rest, but at most 64."""
+    """A number for every tile symbol: 3/8 of its axis, so that there are two tiles and a tail."""
     env = {**dict(program.fixed), **sizes}
     tiles = dict.fromkeys(program.tiles, 1)
     for loop in tiled_loops(program):
         extent = program.axis(loop.axis).extent.evaluate(env)
-        tiles[str(loop.tile)] = max(1, min(64, -(-3 * extent // 8)))
+        tiles[str(loop.tile)] = max(1, -(-3 * extent // 8))
     return tiles
 
 
