@@ -35,11 +35,23 @@ def qkv(
 
 
 def attention(
-    q: Array, k: Array, v: Array, *, causal: bool = False, q_offset: Any = None,
-    window: tuple[int, int] | None = None, bias: Array | None = None, mask: Array | None = None,
-    alibi_slopes: Any = None, score: Formula | None = None, keep: Formula | None = None,
-    captures: Mapping[str, Array] | None = None, scale: float | None = None, softcap: float | None = None,
-    kv_lengths: Any = None, exact: bool = True,
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    causal: bool = False,
+    q_offset: Any = None,
+    window: tuple[int, int] | None = None,
+    bias: Array | None = None,
+    mask: Array | None = None,
+    alibi_slopes: Any = None,
+    score: Formula | None = None,
+    keep: Formula | None = None,
+    captures: Mapping[str, Array] | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    kv_lengths: Any = None,
+    exact: bool = True,
 ) -> tuple[Array, Array]:
     """(o, lse) in float64, or (``exact=False``) computed naively in the arrays' own type."""
     element = q.dtype
@@ -107,8 +119,13 @@ def assert_accurate(found: Any, naive: Array, expected: Array, dtype: str) -> No
 
 
 def check(
-    q: Array, k: Array, v: Array, *, score: tuple[str, Formula] | None = None,
-    keep: tuple[str, Formula] | None = None, **options: Any,
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    score: tuple[str, Formula] | None = None,
+    keep: tuple[str, Formula] | None = None,
+    **options: Any,
 ) -> tuple[Array, Array]:
     """Hold flashc.attention (o and lse) against float64; ``score`` and ``keep`` are (expression, formula)."""
     texts = {name: pair[0] for name, pair in (("score", score), ("keep", keep)) if pair}

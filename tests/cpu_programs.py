@@ -63,9 +63,7 @@ def lowered(program: Program, target: Device, **tiles: int) -> Program:
     return lower(bound(program, target, **tiles))
 
 
-def run(
-    program: Program, target: Device, given: Workload, inputs: Mapping[str, Any], **outputs: Any
-) -> dict[str, Any]:
+def run(program: Program, target: Device, given: Workload, inputs: Mapping[str, Any], **outputs: Any) -> dict[str, Any]:
     """Compile a bound program, call it with its outputs and workspaces poisoned, and return all tensors."""
     operator: Operator = registry()[given.op]
     built = CPU.build(CPU.emit(program, target), program, target)

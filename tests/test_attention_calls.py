@@ -56,7 +56,11 @@ def test_many_python_threads_at_once() -> None:
     """The same kernel and different ones, called and compiled at the same time."""
     q, k, v = small(lengths=(120, 120))
     calls: list[dict[str, Any]] = [
-        {}, {"causal": True}, {"softcap": 3.0}, {"window": (9, 4)}, {"alibi_slopes": [0.5, 1.0, 0.0, 0.1]},
+        {},
+        {"causal": True},
+        {"softcap": 3.0},
+        {"window": (9, 4)},
+        {"alibi_slopes": [0.5, 1.0, 0.0, 0.1]},
     ]
     expected = [attend(q, k, v, **options) for options in calls[:3]]
 
@@ -191,9 +195,7 @@ needs_two_cpus = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="ne
     ("setting", "count"),
     [(None, 4), ("1", 1), ("3", 3), (" 2,1", 2), ("0", 1), ("words", 4), ("", 4), ("-1", 4), ("100000", 4)],
 )
-def test_omp_num_threads_within_the_affinity(
-    setting: str | None, count: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_omp_num_threads_within_the_affinity(setting: str | None, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "torch")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _process: {0, 1, 5, 7})
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -218,7 +220,11 @@ q = np.random.default_rng(0).standard_normal((2, 4, 300, 40), dtype=np.float32)
 def python(code: str, **environment: str) -> str:
     env = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"} | environment
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM + code], env=env, capture_output=True, text=True, timeout=120,
+        [sys.executable, "-c", PROGRAM + code],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -145,7 +145,7 @@ def test_register_blocks(mr: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in ("epyc_7742", "epyc_9755", "xeon_8167m", "xeon_8480p")])
+@pytest.mark.parametrize("name", ["epyc_7742", "epyc_9755", "xeon_8167m", "xeon_8480p"])
 def test_every_x86_model_compiles(name: str) -> None:
     for dtype in ("fp32", "fp16", "bf16"):
         kernel = flashc.compile({**workload(dtype=dtype).document.data}, device=name)

@@ -125,8 +125,11 @@ def emulated(program: Any, device: Any, given: Any, inputs: dict[str, Array], fo
     tensors = [np.ascontiguousarray(call.tensors[t.name]) for t in program.tensors]
     strides = [s // x.itemsize for x in tensors for s in x.strides]
     blocks = [
-        np.array([len(tensors)]), np.array([call.sizes[n] for n in program.sizes]), np.array(strides),
-        np.array([call.params[p.name] for p in program.params], np.float32), *tensors,
+        np.array([len(tensors)]),
+        np.array([call.sizes[n] for n in program.sizes]),
+        np.array(strides),
+        np.array([call.params[p.name] for p in program.params], np.float32),
+        *tensors,
     ]
     (folder / "in").write_bytes(b"".join(struct.pack("<q", x.nbytes) + x.tobytes() for x in blocks))
     (folder / "main.cpp").write_text(CPU.emit(program, device) + MAIN)
@@ -143,14 +146,21 @@ def emulated(program: Any, device: Any, given: Any, inputs: dict[str, Array], fo
 @needs_emulator
 @pytest.mark.parametrize(
     ("dtype", "schedule_name"),
-    [("f32", "q_stationary"), ("f16", "q_stationary"), ("bf16", "q_stationary"),
-     pytest.param("f32", "stored_scores", marks=pytest.mark.slow),
-     pytest.param("bf16", "tile_fused", marks=pytest.mark.slow)],
+    [
+        ("f32", "q_stationary"),
+        ("f16", "q_stationary"),
+        ("bf16", "q_stationary"),
+        pytest.param("f32", "stored_scores", marks=pytest.mark.slow),
+        pytest.param("bf16", "tile_fused", marks=pytest.mark.slow),
+    ],
 )
 def test_another_machine_computes_the_same(dtype: str, schedule_name: str, tmp_path: Path) -> None:
     device, lengths, dims = load_device(DEVICE), (33, 50), (40, 24)
     given = workload(
-        dtype={"f32": "fp32", "f16": "fp16"}.get(dtype, dtype), seq={"q": 33, "kv": 50}, value_dim=24, causal=True,
+        dtype={"f32": "fp32", "f16": "fp16"}.get(dtype, dtype),
+        seq={"q": 33, "kv": 50},
+        value_dim=24,
+        causal=True,
         softcap=2.0,
     )
     q, k, v = qkv(2, (4, 2), lengths, dims, dtype)

@@ -19,9 +19,21 @@ from flashc.ops import registry
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 QUICK = (
-    "bias_per_row", "chunked_prefill", "cross_attention", "empty_batch", "everything", "gemm_batched",
-    "gemm_epilogue", "gemm_transposed", "length_17", "mask_full", "mla_decode", "more_queries_than_keys",
-    "q_offset_list", "score_checkerboard", "window_left_open",
+    "bias_per_row",
+    "chunked_prefill",
+    "cross_attention",
+    "empty_batch",
+    "everything",
+    "gemm_batched",
+    "gemm_epilogue",
+    "gemm_transposed",
+    "length_17",
+    "mask_full",
+    "mla_decode",
+    "more_queries_than_keys",
+    "q_offset_list",
+    "score_checkerboard",
+    "window_left_open",
 )
 OTHERS = sorted({path.stem for path in EXAMPLES.glob("*.yaml")} - set(QUICK))
 
@@ -67,7 +79,11 @@ def test_an_example_further(name: str, backend: str) -> None:
 
 
 SMALL: dict[str, Any] = {
-    "op": "attention", "heads": {"q": 2, "kv": 1}, "seq": {"q": 137, "kv": 150}, "head_dim": 40, "causal": True,
+    "op": "attention",
+    "heads": {"q": 2, "kv": 1},
+    "seq": {"q": 137, "kv": 150},
+    "head_dim": 40,
+    "causal": True,
     "outputs": ["o", "lse"],
 }
 DEFECTS = {  # what it is: the emitted text, what stands there instead, the outputs that it spoils
