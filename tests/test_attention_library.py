@@ -124,10 +124,9 @@ def test_each_feature_alone(feature: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["f16", "bf16"])
 @pytest.mark.parametrize("feature", FEATURES)
-def test_each_feature_alone_in_half_precision(feature: str, dtype: str) -> None:
-    check(*qkv(2, (4, 2), (50, 70), (64, 64), dtype), **FEATURES[feature]())
+def test_each_feature_alone_in_bf16(feature: str) -> None:
+    check(*small(dtype="bf16"), **FEATURES[feature]())
 
 
 @pytest.mark.xfail(reason="qpos + right leaves 32 bits in the predicate of a kernel from a workload file")
@@ -347,7 +346,7 @@ SUBSETS = st.sets(st.sampled_from(NAMES), min_size=2, max_size=6).map(sorted).ma
 
 @pytest.mark.slow
 @settings(
-    max_examples=40,
+    max_examples=25,
     deadline=None,
     derandomize=True,
     database=None,

@@ -133,12 +133,14 @@ def test_special_values(target: str, function: str) -> None:
         assert np.signbit(found[1])
 
 
-def test_powers_of_two_are_near_themselves_to_the_ends_of_the_range(target: str) -> None:
-    n = np.arange(-126, 128, dtype=np.float32)
-    np.testing.assert_allclose(apply(target, "each_vexp2", np.float32, n), np.exp2(n), rtol=2.4e-7)
-    np.testing.assert_array_equal(apply(target, "each_vlog2", np.float32, np.exp2(n)), n)
-    subnormal = np.exp2(np.arange(-149, -126, dtype=np.float32))
-    np.testing.assert_array_equal(apply(target, "each_vlog2", np.float32, subnormal), np.log2(subnormal))
+def test_powers_of_two_are_exact_to_the_ends_of_the_range(target: str) -> None:
+    """2^0 above all: a softmax that is off there drifts with every tile of keys."""
+    n = np.arange(-149, 128)
+    powers = np.ldexp(np.float32(1), n)
+    np.testing.assert_array_equal(apply(target, "each_vlog2", np.float32, powers), n)
+    normal = n >= -126
+    found = apply(target, "each_vexp2", np.float32, n[normal].astype(np.float32))
+    np.testing.assert_array_equal(found, powers[normal])
 
 
 def test_minimum_and_maximum_keep_nan(target: str) -> None:
@@ -170,7 +172,8 @@ def test_bf16_rounds_to_nearest_even(target: str) -> None:
     x = np.concatenate(
         [(high | low).view(np.float32) for low in (0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF)] + [every(6151)]
     )
-    expected = x.astype(ml_dtypes.bfloat16)
+    with np.errstate(invalid="ignore"):
+        expected = x.astype(ml_dtypes.bfloat16)
     alone = _bf16(apply(target, "to_bf16", np.uint16, x))
     words = apply(target, "pairs", np.uint32, x, x[::-1].copy())
     for found, wanted in (
