@@ -129,7 +129,6 @@ def test_each_feature_alone_in_bf16(feature: str) -> None:
     check(*small(dtype="bf16"), **FEATURES[feature]())
 
 
-@pytest.mark.xfail(reason="qpos + right leaves 32 bits in the predicate of a kernel from a workload file")
 def test_a_workload_with_the_widest_window() -> None:
     q, k, v = small()
     document = {

@@ -55,6 +55,7 @@ from flashc.ops.build import (
 
 LOG2E = 1.4426950408889634
 LN2 = 0.6931471805599453
+WIDEST = 2**30  # a wider window excludes nothing more, and positions stay within 32 bits
 AXES = "bhijke"
 b, h, i, j = syms("b h i j")
 B, Hq, Hkv, G, Lq, Lk, D, E = syms("B Hq Hkv G Lq Lk D E")
@@ -100,7 +101,9 @@ def logit(spec: AttentionSpec, score: Scalar, kept: Scalar = InDomain("j")) -> S
     if spec.softcap is not None:
         x = Ref("softcap") * tanh(x / Ref("softcap"))
     if spec.bias_shape is not None:
-        x = x + _broadcast("bias", spec.bias_shape)
+        bias = _broadcast("bias", spec.bias_shape)
+        x = x + bias
+        kept = kept & bias.ne(Lit(-math.inf))
     if spec.alibi:
         x = x - Fetch("alibi_slopes", (Coord("h"),)) * abs(qpos - Coord("j"))
     if spec.score is not None:
@@ -209,7 +212,7 @@ def _offsets(spec: AttentionSpec) -> dict[str, int]:
     """Run-time integers besides the extents, with their values for this spec."""
     left, right = spec.window or (-1, -1)
     values = {"window_left": left, "window_right": right}
-    found = {name: value for name, value in values.items() if value >= 0}
+    found = {name: min(value, WIDEST) for name, value in values.items() if value >= 0}
     if isinstance(spec.q_offset, int):
         found["q_offset"] = spec.q_offset
     return found
@@ -303,8 +306,9 @@ def stored_scores(spec: AttentionSpec) -> Program:
     first = Seq(over("j", Tj), rows, state, domain(spec), "softmax")
     statistics = (store("row_max", ROW, "m"), store("row_sum", ROW, "l"))
     scores = Par(loops(("b", 1), ("h", 1), ("i", Ti)), (first, *statistics, *_lse(spec, "m", "l")), "longest")
-    # A pair that a mask or `keep` excludes has the logit -inf; what the loop's own domain excludes was never stored.
-    masked = spec.mask_shape is not None or spec.keep is not None
+    # A pair that a mask, `keep` or a bias of -inf excludes has the logit -inf; what the domain excludes was never
+    # stored.
+    masked = any(x is not None for x in (spec.mask_shape, spec.keep, spec.bias_shape))
     kept = InDomain("j") & (Ref("x") > Lit(-math.inf)) if masked else InDomain("j")
     step = (
         load("x", "ij", F32, "scores", pair),
