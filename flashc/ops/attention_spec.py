@@ -68,6 +68,10 @@ class AttentionSpec:
 RESERVED = (
     "q", "k", "v", "o", "lse", "bias", "mask", "kv_lengths", "q_offset", "alibi_slopes", "scale", "softcap",
     "score", "b", "h", "i", "j", "qpos", "inf", "true", "false", "and", "or", "not",
+    *("min", "max", "sum", "ceil"),  # words of the program text
+    *("B", "Hq", "Hkv", "G", "Lq", "Lk", "D", "E", "window_left", "window_right"),  # sizes
+    *("Ti", "Tj", "Tk", "Te", "Ri", "Rj", "Re", "stages", "warps", "mr", "nr"),  # tile symbols
+    *("partial", "scores", "row_max", "row_sum"),  # workspaces
 )
 
 

@@ -44,7 +44,11 @@ class GemmSpec:
 
 
 # Names that a captured tensor must not take: operands, output, coordinates and the sum.
-RESERVED = ("a", "b", "c", "i", "j", "k", "acc", "inf", "true", "false", "and", "or", "not")
+RESERVED = (
+    *("a", "b", "c", "i", "j", "k", "acc", "out", "inf", "true", "false", "and", "or", "not"),
+    *("min", "max", "sum", "ceil"),  # words of the program text
+    *("B", "M", "N", "K", "Ti", "Tj", "Tk", "stages", "warps", "mr", "nr"),  # sizes and tile symbols
+)
 
 
 def _flag(description: str) -> Json:
