@@ -7,21 +7,17 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from flashc.backends.base import Invocation
 from flashc.errors import ArgumentError
 from flashc.ir.analysis import expressions, sites
+from flashc.ir.interp import NUMPY
 from flashc.ir.intexpr import Const, IntExpr, Sym
 from flashc.ir.nodes import Program
 from flashc.ir.scalar import Coord, fetches
 from flashc.ir.types import Tensor
 
-NUMPY: dict[str, Any] = {
-    "f64": np.float64, "f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16,
-    "i64": np.int64, "i32": np.int32, "bool": np.bool_,
-}
 TORCH = {
     "f64": "float64", "f32": "float32", "f16": "float16", "bf16": "bfloat16",
     "i64": "int64", "i32": "int32", "bool": "bool",

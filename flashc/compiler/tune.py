@@ -7,6 +7,7 @@ least time wins. A schedule that no tile sizes satisfy keeps its minimal conflic
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from flashc import backends
-from flashc.autotune import Assignment, Check, Condition, Conflict, Constraint, Problem, Variable, explain, solve
+from flashc.autotune import AnyOf, Assignment, Check, Condition, Conflict, Constraint, Problem, Variable, explain, solve
 from flashc.autotune.model import ProgramTime, model_time
 from flashc.autotune.occupancy import resident_tasks
 from flashc.backends.base import Backend
@@ -24,7 +25,7 @@ from flashc.hwmodels.model import Device
 from flashc.iomodel.bounds import Bound, fast_memory_bytes, lower_bounds
 from flashc.ir.analysis import tensor_bytes, traffic_bytes
 from flashc.ir.intarith import Exact
-from flashc.ir.intexpr import IntExpr, Sym
+from flashc.ir.intexpr import Const, IntExpr, Sym
 from flashc.ir.nodes import Program
 from flashc.ir.rewrite import with_sizes
 from flashc.ir.verify import verify
@@ -140,9 +141,9 @@ def workspace_limits(program: Program, device: Device) -> tuple[Constraint, ...]
     capacity = device.levels[0].capacity_bytes
     if not temps or capacity is None:
         return ()
-    need = sum((tensor_bytes(t) for t in program.tensors), _const(0))
+    need = sum((tensor_bytes(t) for t in program.tensors), Const(0))
     names = ", ".join(t.name for t in temps)
-    return (Constraint("device.workspace", need, "<=", _const(capacity), "B", f"a schedule without {names}"),)
+    return (Constraint("device.workspace", need, "<=", Const(capacity), "B", f"a schedule without {names}"),)
 
 
 def tune(
@@ -160,11 +161,9 @@ def tune(
     DeviceModelError for a device without enough numbers, InfeasibleError (with every schedule's conflict) when
     nothing fits.
     """
-    import time as clock
-
     if device.unusable:
         raise DeviceModelError(f"{device.name}: {device.unusable}")
-    began = clock.perf_counter()
+    began = time.perf_counter()
     operator = registry()[workload.op]
     chosen = _backend(backend, device)
     env = environment(operator, workload.spec)
@@ -197,7 +196,7 @@ def tune(
         tuple(rejected),
         bounds,
         fast,
-        clock.perf_counter() - began,
+        time.perf_counter() - began,
     )
 
 
@@ -221,13 +220,7 @@ def _pins(fixed: Mapping[str, int], tiles: Sequence[Sequence[str]]) -> list[Cons
             raise WorkloadError(
                 f"--tile {name}={fixed[name]}: no schedule has a tile {name!r}; known: {', '.join(known)}"
             )
-    return [Constraint(f"fixed.{t}", Sym(t), "==", _const(v), "", f"drop --tile {t}") for t, v in fixed.items()]
-
-
-def _const(value: int) -> IntExpr:
-    from flashc.ir.intexpr import Const
-
-    return Const(value)
+    return [Constraint(f"fixed.{t}", Sym(t), "==", Const(v), "", f"drop --tile {t}") for t, v in fixed.items()]
 
 
 def choice_at(found: Space, tiles: Mapping[str, int], env: Mapping[str, Any], proof: str, traffic: IntExpr) -> Choice:
@@ -262,14 +255,12 @@ def spill_cut(choice: Choice, number: int) -> Condition:
 
     Register pressure grows with each tile and falls with the number of threads.
     """
-    from flashc.autotune import AnyOf
-
     escapes: list[Constraint] = []
     for tile, value in choice.tiles.items():
         if tile == "warps":
-            escapes.append(Constraint(f"spill{number}.{tile}", _const(value + 1), "<=", Sym(tile)))
+            escapes.append(Constraint(f"spill{number}.{tile}", Const(value + 1), "<=", Sym(tile)))
         elif tile != "stages":
-            escapes.append(Constraint(f"spill{number}.{tile}", Sym(tile), "<=", _const(value - 1)))
+            escapes.append(Constraint(f"spill{number}.{tile}", Sym(tile), "<=", Const(value - 1)))
     return AnyOf(f"spill{number}", tuple(escapes), "the compiler spilled here: smaller tiles or more warps")
 
 

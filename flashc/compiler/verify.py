@@ -19,7 +19,7 @@ import numpy as np
 from flashc import backends
 from flashc.autotune.problem import Constraint
 from flashc.backends.base import Backend, Interpreter
-from flashc.compiler.arguments import NUMPY, invocation
+from flashc.compiler.arguments import invocation
 from flashc.compiler.kernel import compile_for
 from flashc.compiler.tune import Tuning, tune
 from flashc.compiler.workload import Workload
@@ -27,7 +27,7 @@ from flashc.errors import CompilerMissingError, DeviceAbsentError, InfeasibleErr
 from flashc.hwmodels.load import load_device
 from flashc.hwmodels.model import Device
 from flashc.ir.analysis import tiled_loops, work
-from flashc.ir.interp import Array, interpret
+from flashc.ir.interp import NUMPY, Array, interpret
 from flashc.ir.intexpr import Const, Sym
 from flashc.ir.nodes import Par, Program
 from flashc.ops import Operator, registry

@@ -10,9 +10,9 @@ from flashc.backends.ascend.place import LEFT, RIGHT, VECTOR, memories, place
 from flashc.backends.base import Built, Executable
 from flashc.errors import UnsupportedError
 from flashc.hwmodels.model import Device
-from flashc.ir.analysis import Site, footprint, sites, values_of
-from flashc.ir.intexpr import Const, IntExpr, Sym, ceil_div
-from flashc.ir.nodes import Copy, Dot, Kernel, Loop, Par, Program, Seq
+from flashc.ir.analysis import Site, footprint, sites, tiled_loops, values_of
+from flashc.ir.intexpr import Const, IntExpr, ceil_div
+from flashc.ir.nodes import Copy, Dot, Kernel, Program
 
 NAME = "ascend"
 FRACTAL = 16  # rows and columns of a fractal, the smallest block that the matrix unit takes
@@ -36,7 +36,7 @@ class AscendBackend:
     ) -> dict[str, tuple[int, ...]]:
         """Multiples of a fractal up to the one that covers the extent; one to three buffers per stream."""
         found: dict[str, tuple[int, ...]] = {"stages": STAGES}
-        for loop in _tiled_loops(placed):
+        for loop in tiled_loops(placed):
             extent = placed.axis(loop.axis).extent.evaluate({**dict(placed.fixed), **sizes})
             reach = next((t for t in TILES if t >= extent), TILES[-1])
             found[str(loop.tile)] = tuple(t for t in TILES if t <= reach)
@@ -125,18 +125,6 @@ class AscendBackend:
 def _buffers(placed: Program, kernel: Kernel, site: Site) -> IntExpr:
     assert isinstance(site.stmt, Copy)
     return values_of(placed, kernel)[site.stmt.out.name][2]
-
-
-def _tiled_loops(program: Program) -> list[Loop]:
-    found: list[Loop] = []
-    for kernel in program.kernels:
-        for site in sites(program, kernel):
-            match site.stmt:
-                case Par(loops=loops):
-                    found += [x for x in loops if isinstance(x.tile, Sym)]
-                case Seq(loop=loop) if isinstance(loop.tile, Sym):
-                    found.append(loop)
-    return found
 
 
 BACKEND = AscendBackend()

@@ -14,9 +14,9 @@ from dataclasses import replace
 
 from flashc.errors import UnsupportedError
 from flashc.hwmodels.model import Device, MatrixUnit
-from flashc.ir.analysis import sites, values_of
+from flashc.ir.analysis import sites, tiled_loops, values_of
 from flashc.ir.intexpr import Const, IntExpr, Sym
-from flashc.ir.nodes import Atom, Carry, Copy, Dot, Kernel, Load, Loop, Map, Par, Program, Reduce, Seq, Stmt
+from flashc.ir.nodes import Atom, Carry, Copy, Dot, Kernel, Load, Map, Program, Reduce, Seq, Stmt
 from flashc.ir.rewrite import rewrite_body, rewrite_kernels, with_sizes
 from flashc.ir.types import Value
 
@@ -107,16 +107,3 @@ def _warps(device: Device) -> tuple[int, ...]:
 def _copies_async(device: Device) -> bool:
     """Whether loads can go to shared memory while the program computes (cp.async and its successors)."""
     return device.vendor == "nvidia" and any(f in device.features for f in ("cp_async", "tma"))
-
-
-def tiled_loops(program: Program) -> list[Loop]:
-    """All loops whose tile is a symbol."""
-    found: list[Loop] = []
-    for kernel in program.kernels:
-        for site in sites(program, kernel):
-            match site.stmt:
-                case Par(loops=loops):
-                    found += [x for x in loops if isinstance(x.tile, Sym)]
-                case Seq(loop=loop) if isinstance(loop.tile, Sym):
-                    found.append(loop)
-    return found
