@@ -1,8 +1,8 @@
 """What every lower bound offers: its value for a call, its leading term as a closed form, and its certificate.
 
 Model (Hong & Kung 1981, with constants): fast memory of M bytes, unbounded slow memory that holds the inputs at the
-start and the outputs at the end. Every operation of the statements is done (no algebraic cancellation); sums may be taken
-in any order.
+start and the outputs at the end. Every operation of the statements is done (no algebraic cancellation), and a sum may
+be taken in any order.
 """
 
 from __future__ import annotations
