@@ -105,3 +105,15 @@ class SolverLimitError(FlashcError, TimeoutError):
     """The solver's time limit passed before it had an answer; raise the limit or narrow the domains."""
 
     exit_code = 14
+
+
+class OutputError(FlashcError, OSError):
+    """Files asked for cannot be written: the folder is read-only, in the way of a file, or the disk is full."""
+
+    exit_code = 15
+
+
+class SimulationError(FlashcError, ValueError):
+    """A traffic simulation cannot be: an impossible cache or policy, or a fast memory too small for the program."""
+
+    exit_code = 16

@@ -88,5 +88,5 @@ def test_footprint_counts_what_is_alive_together(stages: int) -> None:
     env = {"Ti": 8, "Tj": 4, "stages": stages, "D": 16, "E": 16}
     state, query = 4 * (8 * 16 + 2 * 8), 2 * 8 * 16
     streamed = 2 * 2 * 4 * 16 * stages  # the buffers of K and V are held for the whole loop
-    row_sums = 4 * 8 * 4 + 2 * 4 * 8  # p with alpha and its row sum: the largest moment of a step
+    row_sums = 4 * 8 * 4 + 3 * 4 * 8  # p with alpha, its row sum and the new maximum: the largest moment of a step
     assert footprint(program, program.kernels[0], None).evaluate(env) == state + query + streamed + row_sums

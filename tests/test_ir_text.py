@@ -107,7 +107,7 @@ LOOPS = st.builds(nodes.Loop, NAMES, INTS, st.sampled_from(["serial", "grid", "o
 INITS = st.none() | SCALARS
 LEAVES = st.one_of(
     st.builds(nodes.Load, VALUES, ACCESSES),
-    st.builds(nodes.Store, ACCESSES, NAMES),
+    st.builds(nodes.Store, ACCESSES, NAMES, st.booleans()),
     st.builds(nodes.Copy, VALUES, NAMES),
     st.builds(nodes.Dot, VALUES, NAMES, NAMES, _tuples(NAMES), INITS, st.booleans(), st.none() | ATOMS),
     st.builds(nodes.Map, VALUES, SCALARS),

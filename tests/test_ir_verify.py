@@ -162,6 +162,8 @@ DOT = "dot qt, kt over k atom fma lane i m 2 n 4 k 1"
          "the index takes tiles of none; index with the axes of r[i]"),
         ("store o[b, i] = r", "y[i]: bool = map true\nstore o[b, i] = y", "store o",
          "y is bool, the tensor f32"),
+        ("store o[b, i] = r", "store o[b, i] += r", "store o[b, i] += r",
+         "o is read before anything is stored to it"),
         # arithmetic
         ("copy g", "copy qt", "r[i]", "the source is `qt[i, k]: f32`; a copy keeps axes and kind"),
         (DOT, "dot qt, kt over i", "s[i, j]",

@@ -18,8 +18,9 @@ LAYERS: dict[str, set[str]] = {
     "ops": {"errors", "ir"},
     "hwmodels": {"errors", "system"},
     "autotune": {"errors", "ir", "hwmodels"},
-    "iomodel": {"errors", "ir", "hwmodels"},
+    "iomodel": {"errors", "ir", "hwmodels", "system"},
     "backends": {"errors", "ir", "passes", "hwmodels", "autotune", "system"},
+    "report": {"errors", "ir", "iomodel", "hwmodels", "autotune", "ops", "system", "compiler"},
 }
 
 

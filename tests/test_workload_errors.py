@@ -142,9 +142,17 @@ BAD_GEMM = [
 ]
 
 
+# The same keys, but that two are refused whatever they say (tests/test_attention_backward.py).
+REFUSED = {"bias", "score"}
+BAD_BACKWARD = [row for row in BAD_ATTENTION if not re.search("bias|score|outputs", row[0])]
+BACKWARD = {**ATTENTION, "op": "attention_backward"}
+
+
 @pytest.mark.parametrize(
     ("base", "extra", "key", "value", "allowed", "fix"),
-    [(ATTENTION, *row) for row in BAD_ATTENTION] + [(GEMM, *row) for row in BAD_GEMM],
+    [(ATTENTION, *row) for row in BAD_ATTENTION]
+    + [(BACKWARD, *row) for row in BAD_BACKWARD]
+    + [(GEMM, *row) for row in BAD_GEMM],
 )
 def test_a_mistake_names_file_line_key_value_allowed_and_fix(
     tmp_path: Path, base: dict[str, str], extra: str, key: str, value: str, allowed: str, fix: str
@@ -164,7 +172,11 @@ def test_a_mistake_names_file_line_key_value_allowed_and_fix(
 
 
 def test_every_key_has_a_mistake_above() -> None:
-    tried = {"attention": {row[1] for row in BAD_ATTENTION}, "gemm": {row[1] for row in BAD_GEMM}}
+    tried = {
+        "attention": {row[1] for row in BAD_ATTENTION},
+        "attention_backward": {row[1] for row in BAD_BACKWARD} | REFUSED,
+        "gemm": {row[1] for row in BAD_GEMM},
+    }
     for name, operator in registry().items():
         roots = {re.split(r"[.\[]", key)[0] for key in tried[name]}
         assert set(operator.schema["properties"]) <= roots

@@ -74,7 +74,7 @@ def multiply_adds_per_load(device: Device) -> Fraction:
 
 def shared_cache(device: Device) -> Level | None:
     """The outermost cache that cores share."""
-    shared = (lv for lv in device.levels[1:] if lv.kind == "cache" and lv.per != "core" and lv.bandwidth_gbs)
+    shared = (lv for lv in device.levels if lv.kind == "cache" and lv.per != "core" and lv.bandwidth_gbs)
     return next(shared, None)
 
 
@@ -90,11 +90,11 @@ def level_rate(level: Level) -> float:
 
 
 def memory_rate(device: Device) -> float:
-    """Reachable bytes per picosecond of the outermost memory."""
-    return level_rate(device.levels[0]) * device.memory_efficiency
+    """Reachable bytes per picosecond of the main memory."""
+    return level_rate(device.main_memory) * device.memory_efficiency
 
 
 def load_latency_ps(device: Device) -> int:
-    """How long a load takes that a shared cache serves, or the outermost memory where there is none."""
-    level = shared_cache(device) or device.levels[0]
-    return int((level.latency_ns or device.levels[0].latency_ns or 0.0) * 1000)
+    """How long a load takes that a shared cache serves, or the main memory where there is none."""
+    level = shared_cache(device) or device.main_memory
+    return int((level.latency_ns or device.main_memory.latency_ns or 0.0) * 1000)

@@ -12,10 +12,14 @@ from typing import Any
 
 import click
 
+from flashc.system.units import capacity as capacity
+from flashc.system.units import factor as factor
+from flashc.system.units import percent as percent
+from flashc.system.units import picoseconds as picoseconds
+from flashc.system.units import seconds as seconds
+from flashc.system.units import traffic as traffic
+
 GAP = "  "
-_TIMES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
-_DECIMAL = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
-_BINARY = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
 
 @dataclass(frozen=True)
@@ -94,50 +98,5 @@ def progress(text: str) -> Iterator[Callable[[str], None]]:
         yield update
 
 
-def seconds(value: float) -> str:
-    """Three digits and a unit: 51.4 ms."""
-    scale, unit = next(((s, u) for s, u in _TIMES if abs(value) >= s), _TIMES[-1])
-    return f"{_digits(value / scale)} {unit}"
-
-
-def picoseconds(value: float) -> str:
-    return seconds(value * 1e-12)
-
-
-def traffic(count: float) -> str:
-    """Bytes moved, in powers of ten: 4.70 GB."""
-    return _scaled(count, _DECIMAL)
-
-
-def capacity(count: float) -> str:
-    """Bytes held, in powers of two: 162 KiB."""
-    return _scaled(count, _BINARY)
-
-
-def percent(share: float) -> str:
-    if not math.isfinite(share):
-        return "-"
-    return f"{share * 100:.0f} %" if share >= 0.095 or share == 0 else f"{share * 100:.1g} %"
-
-
-def factor(ratio: float) -> str:
-    return f"{_digits(ratio)}x" if math.isfinite(ratio) else "-"
-
-
 def tiles_text(tiles: Mapping[str, int]) -> str:
     return " ".join(f"{symbol}={value}" for symbol, value in tiles.items())
-
-
-def _scaled(count: float, units: Sequence[tuple[int, str]]) -> str:
-    for scale, unit in units:
-        if count >= scale:
-            return f"{_digits(count / scale)} {unit}"
-    return f"{count:.0f} B"
-
-
-def _digits(value: float) -> str:
-    """Three significant digits, never in scientific notation."""
-    if value == 0:
-        return "0"
-    before = math.floor(math.log10(abs(value))) + 1
-    return f"{value:.{max(0, 3 - before)}f}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import statistics
 import time
@@ -16,7 +17,8 @@ from flashc.compiler.verify import random_inputs
 from flashc.compiler.workload import Workload
 from flashc.hwmodels.load import load_device
 from flashc.hwmodels.model import Device
-from flashc.iomodel.bounds import compulsory
+from flashc.iomodel.compulsory import compulsory
+from flashc.iomodel.from_program import cascade
 from flashc.ir.analysis import work
 from flashc.ops import Operator, registry
 
@@ -84,8 +86,8 @@ def _useful_work(operator: Operator, workload: Workload, device: Device) -> tupl
     dtype = schedule.tensors[0].dtype.name
     peak = device.peak_tflops(dtype) or device.peak_tflops("f32") or 0.0
     seconds_compute = flops / (peak * 1e12) if peak else 0.0
-    moved = compulsory(schedule, {**env, **dict(schedule.fixed)}).bytes
-    bandwidth = (device.levels[0].bandwidth_gbs or 0.0) * 1e9
+    moved = compulsory(cascade(operator.algorithm(workload.spec), schedule)).at(env, math.inf).total
+    bandwidth = (device.main_memory.bandwidth_gbs or 0.0) * 1e9
     seconds_memory = moved / bandwidth if bandwidth else 0.0
     if seconds_memory > seconds_compute:
         rate = flops / seconds_memory

@@ -7,6 +7,7 @@ least time wins. A schedule that no tile sizes satisfy keeps its minimal conflic
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,17 +17,19 @@ import numpy as np
 
 from flashc import backends
 from flashc.autotune import AnyOf, Assignment, Check, Condition, Conflict, Constraint, Problem, Variable, explain, solve
+from flashc.autotune.conflict import find_conflict
 from flashc.autotune.model import ProgramTime, model_time
 from flashc.autotune.occupancy import resident_tasks
 from flashc.backends.base import Backend
 from flashc.compiler.workload import Workload
 from flashc.errors import DeviceModelError, InfeasibleError, UnsupportedError, WorkloadError
 from flashc.hwmodels.model import Device
-from flashc.iomodel.bounds import Bound, fast_memory_bytes, lower_bounds
-from flashc.ir.analysis import tensor_bytes, traffic_bytes
+from flashc.iomodel.bounds import Bound, evaluated, fast_memory_bytes, lower_bounds
+from flashc.iomodel.from_program import cascade
+from flashc.ir.analysis import sites, tensor_bytes, traffic_bytes
 from flashc.ir.intarith import Exact
 from flashc.ir.intexpr import Const, IntExpr, Sym
-from flashc.ir.nodes import Program
+from flashc.ir.nodes import Program, Store
 from flashc.ir.rewrite import with_sizes
 from flashc.ir.verify import verify
 from flashc.ops import Operator, registry
@@ -136,14 +139,25 @@ def modelled(
 
 
 def workspace_limits(program: Program, device: Device) -> tuple[Constraint, ...]:
-    """All tensors of a call, workspaces included, must fit the outermost memory; none for a program without any."""
+    """All tensors of a call, workspaces included, must fit the main memory; none for a program without any."""
     temps = [t for t in program.tensors if t.role == "temp"]
-    capacity = device.levels[0].capacity_bytes
+    capacity = device.main_memory.capacity_bytes
     if not temps or capacity is None:
         return ()
     need = sum((tensor_bytes(t) for t in program.tensors), Const(0))
     names = ", ".join(t.name for t in temps)
     return (Constraint("device.workspace", need, "<=", Const(capacity), "B", f"a schedule without {names}"),)
+
+
+def accumulation(program: Program) -> Conflict | None:
+    """Why nothing can be emitted for a program whose tiles add to shared elements: no backend prints such stores."""
+    stores = [s.stmt for k in program.kernels for s in sites(program, k) if isinstance(s.stmt, Store)]
+    adds = sum(s.accumulate for s in stores)
+    if not adds:
+        return None
+    fix = "no backend emits stores that accumulate yet"
+    limit = Constraint("backend.accumulate", Const(adds), "<=", Const(0), "stores", fix)
+    return find_conflict(Problem((), (limit,), Const(0)))
 
 
 def tune(
@@ -170,8 +184,11 @@ def tune(
     ranked: list[tuple[int, Space, Assignment, str]] = []
     rejected: list[Rejection] = []
     schedules = operator.schedules(workload.spec)
-    pins = _pins(fixed or {}, [chosen.place(p, device).tiles for p in schedules] if fixed else [])
-    for program in schedules:
+    unprinted = {p.schedule: conflict for p in schedules if (conflict := accumulation(p)) is not None}
+    rejected += [Rejection(schedule, conflict) for schedule, conflict in unprinted.items()]
+    candidates = [p for p in schedules if p.schedule not in unprinted]
+    pins = _pins(fixed or {}, [chosen.place(p, device).tiles for p in candidates] if fixed else [])
+    for program in candidates:
         found = space(program, chosen, device, env, [*(cuts or {}).get(program.schedule, ()), *pins])
         solution = solve(found.problem, k=top_k)
         if solution.conflict is not None:
@@ -186,7 +203,8 @@ def tune(
         choice_at(found, point, env, proof, traffic_bytes(found.placed)) for _, found, point, proof in ranked[:top_k]
     )
     fast = fast_memory_bytes(device)
-    bounds = lower_bounds(operator.algorithm(workload.spec), schedules[0], env, fast)
+    statements = cascade(operator.algorithm(workload.spec), schedules[0])
+    bounds = evaluated(lower_bounds(statements), env, fast if fast else math.inf)
     return Tuning(
         workload,
         device,

@@ -74,7 +74,7 @@ def load_workload(source: str | Path | Mapping[str, Any], operators: Operators |
         return _checked(from_mapping(source), _known(operators))
     if isinstance(source, str) and ("\n" in source or ": " in source):
         return _checked(read_yaml(source, "<text>"), _known(operators))
-    return _checked(read_yaml(_read(Path(source)), str(source)), _known(operators))
+    return _checked(read_yaml(read_text(Path(source)), str(source)), _known(operators))
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -109,7 +109,8 @@ def _known(operators: Operators | None) -> Operators:
     return registry()
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a file. Raises WorkloadError where it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -53,7 +53,7 @@ def device_from_document(name: str, document: Document, table: Mapping[str, Mapp
         exp_per_clk_per_core=reader.value(document["exp_per_clk_per_core"], "exp_per_clk_per_core"),
         matmul_efficiency=reader.value(document["matmul_efficiency"], "matmul_efficiency"),
         memory_efficiency=reader.value(document["memory_efficiency"], "memory_efficiency"),
-        levels=tuple(_level(reader, key, node, cores) for key, node in document["levels"].items()),
+        levels=tuple(_level(reader, key, node, cores) for key, node in outermost_first(document["levels"])),
         matrix_units=tuple(
             _matrix_unit(reader, key, node) for key, node in document.get("matrix_units", {}).items()
         ),
@@ -70,6 +70,11 @@ def device_from_document(name: str, document: Document, table: Mapping[str, Mapp
     )
 
 
+def outermost_first(levels: Document) -> list[tuple[str, Document]]:
+    """Levels as written, which is outermost first, but for a disk: a file adds it after the levels of its base."""
+    return sorted(levels.items(), key=lambda item: item[1].get("kind") != "storage")
+
+
 def _level(reader: _Reader, name: str, node: Document, cores: int) -> Level:
     path = f"levels.{name}"
     instances = reader.optional(node, "instances", path)
@@ -83,6 +88,7 @@ def _level(reader: _Reader, name: str, node: Document, cores: int) -> Level:
         line_bytes=reader.optional(node, "line_bytes", path),
         alignment_bytes=reader.optional(node, "alignment_bytes", path),
         latency_ns=reader.optional(node, "latency_ns", path),
+        queue_depth=reader.optional(node, "queue_depth", path),
     )
 
 

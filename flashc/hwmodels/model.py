@@ -13,7 +13,7 @@ from typing import Literal
 
 Tier = Literal["primary", "secondary", "derived", "measured", "default"]
 Kind = Literal["gpu", "npu", "cpu", "accelerator"]
-LevelKind = Literal["explicit", "cache", "registers"]
+LevelKind = Literal["explicit", "cache", "registers", "storage"]
 Scope = Literal["device", "group", "core"]
 FactValue = int | float | str | bool | tuple[int | float | str, ...]
 
@@ -42,7 +42,8 @@ class Level:
     """One memory level. ``capacity_bytes`` is of ONE instance; ``instances`` of them sit on the device.
 
     ``per``: 'device' (one, shared by all cores), 'group' (shared by some cores, e.g. an XCD) or 'core'.
-    ``bandwidth_gbs``: reads out of all instances together. ``kind``: the program fills 'explicit' levels.
+    ``bandwidth_gbs``: reads out of all instances together. ``kind``: the program fills 'explicit' levels; 'storage' is
+    a disk, outside all others, with ``queue_depth`` requests in flight and ``latency_ns`` to the first byte of each.
     """
 
     name: str
@@ -54,6 +55,23 @@ class Level:
     line_bytes: int | None
     alignment_bytes: int | None
     latency_ns: float | None
+    queue_depth: int | None = None
+
+    @property
+    def label(self) -> str:
+        """The name as people write it: L2, DRAM, registers."""
+        return "registers" if self.kind == "registers" else self.name.upper()
+
+    def throughput_gbs(self, chunk_bytes: float) -> float | None:
+        """Reachable GB/s for requests of ``chunk_bytes`` contiguous bytes: c / (t0 / qd + c / B).
+
+        After "LLM in a flash" (Alizadeh et al. 2023, arXiv 2312.11514); a request moves at least a line. Where requests
+        cost nothing of their own (no ``queue_depth``) it is the bandwidth.
+        """
+        if self.bandwidth_gbs is None or self.queue_depth is None or self.latency_ns is None:
+            return self.bandwidth_gbs
+        moved = max(chunk_bytes, self.line_bytes or 0)
+        return chunk_bytes / (self.latency_ns / self.queue_depth + moved / self.bandwidth_gbs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +125,11 @@ class Occupancy:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device model. ``levels`` run from the outermost (dram, gm) to the innermost.
+    """A device model. ``levels`` run from the outermost (a disk if there is one, dram, gm) to the innermost.
 
     ``product_names``: what the driver calls it. ``cores``: SMs, CUs, AI (cube) cores, matrix engines or CPU
     cores that one kernel uses. ``grid_limit``: largest launch grid per axis, () when there is none.
-    ``matmul_efficiency``, ``memory_efficiency``: reachable share of the peak and of the outermost bandwidth.
+    ``matmul_efficiency``, ``memory_efficiency``: reachable share of the peak and of the main memory's bandwidth.
     ``targets``: backend name -> compile target, e.g. {'triton': ('cuda', 80, 32)}, {'cpu': ('x86-64-v4',)}.
     ``missing_artefacts``: why no backend can emit, when ``targets`` is empty. ``unusable``: why tiles cannot
     be computed at all. ``facts``: sourced facts beyond the fields above. ``sources``: field path -> source.
@@ -151,6 +169,16 @@ class Device:
                 return level
         known = ", ".join(level.name for level in self.levels)
         raise KeyError(f"{self.name} has no memory level {name!r}; it has {known}")
+
+    @property
+    def main_memory(self) -> Level:
+        """The memory that holds the operands of a call: the outermost level that is not a disk."""
+        return next(level for level in self.levels if level.kind != "storage")
+
+    @property
+    def storage(self) -> Level | None:
+        """The disk, where the machine is modelled with one."""
+        return next((level for level in self.levels if level.kind == "storage"), None)
 
     def peak_tflops(self, dtype: str, accumulate: str = "f32") -> float | None:
         """Dense peak for operands of ``dtype``: best matrix unit with that accumulator, else the vectors'.

@@ -57,7 +57,7 @@ def _object(properties: Json, required: Sequence[str], complete: bool) -> Json:
 
 def _levels(complete: bool) -> Json:
     properties: Json = {
-        "kind": {"enum": ["explicit", "cache", "registers"]},
+        "kind": {"enum": ["explicit", "cache", "registers", "storage"]},
         "per": {"enum": ["device", "group", "core"]},
         "instances": _COUNT,
         "capacity_bytes": _COUNT,
@@ -65,6 +65,7 @@ def _levels(complete: bool) -> Json:
         "line_bytes": _COUNT,
         "alignment_bytes": _COUNT,
         "latency_ns": _RATE,
+        "queue_depth": {**_COUNT, "description": "requests in flight that reach a disk's bandwidth"},
     }
     level = _object(properties, ("kind", "per"), complete)
     return {"type": "object", "minProperties": 1, "additionalProperties": level}
@@ -219,12 +220,18 @@ def _explain(failure: Any) -> tuple[PathParts, str]:
 
 def _missing(document: Mapping[str, Any]) -> Iterator[PathParts]:
     """What the solver needs beyond the schema's required keys."""
-    outermost, *inner = document["levels"]
-    if "bandwidth_gbs" not in document["levels"][outermost]:
-        yield "levels", outermost, "bandwidth_gbs"
-    for name in inner:
-        if "capacity_bytes" not in document["levels"][name]:
-            yield "levels", name, "capacity_bytes"
+    levels = document["levels"]
+    disks = [name for name in levels if levels[name]["kind"] == "storage"]
+    memories = [name for name in levels if name not in disks]
+    needed = [(name, key) for name in disks for key in ("bandwidth_gbs", "latency_ns", "queue_depth")]
+    if not memories:
+        yield "levels", "dram"
+        return
+    inside = memories if disks else memories[1:]
+    needed += [(memories[0], "bandwidth_gbs"), *((name, "capacity_bytes") for name in inside)]
+    for name, key in needed:
+        if key not in levels[name]:
+            yield "levels", name, key
     if document["kind"] == "gpu" and "occupancy" not in document:
         yield ("occupancy",)
 

@@ -60,11 +60,26 @@ def kept_pairs(program: Program) -> IntExpr:
     found = region(program)
     if found is None:
         return ZERO
-    rows = sorted(_row_axes(program, found)) or [a for a in found.outer if a not in _scalar_axes(program)][:1]
-    row = rows[0]
-    low, high = _bounds(program, found, Sym("row"), first_row=True)
-    each = isum("row", program.axis(row).extent, imax(high - low, ZERO))
+    each = isum("row", program.axis(_row_axis(program, found)).extent, _kept_in_row(program, found))
     return _over_scalars(program, each)
+
+
+def _row_axis(program: Program, found: Region) -> str:
+    return (sorted(_row_axes(program, found)) or [a for a in found.outer if a not in _scalar_axes(program)])[0]
+
+
+def _kept_in_row(program: Program, found: Region) -> IntExpr:
+    """Columns that the row ``row`` keeps."""
+    low, high = _bounds(program, found, Sym("row"), first_row=True)
+    return imax(high - low, ZERO)
+
+
+def needed_rows(program: Program, found: Region) -> IntExpr:
+    """Rows that keep a column, for given scalar coordinates: the others are never multiplied."""
+    extent = program.axis(_row_axis(program, found)).extent
+    if not found.domain.lower and not found.domain.upper:
+        return extent
+    return isum("row", extent, imin(1, _kept_in_row(program, found)))
 
 
 def _over_scalars(program: Program, each: IntExpr) -> IntExpr:
@@ -94,18 +109,24 @@ def distinct_elements(program: Program) -> dict[str, IntExpr]:
         tensor = program.tensor(stmt.access.tensor)
         if tensor.role == "temp":
             continue
-        result[tensor.name] = _elements(program, tensor.dims, stmt.access.index, found)
+        result[tensor.name] = _elements(program, tensor.dims, stmt.access.index, found, isinstance(stmt, Load))
     for name, count in _captured(program, found):
         result.setdefault(name, count)
     return result
 
 
-def _elements(program: Program, dims: Sequence[IntExpr], index: Sequence[IntExpr], found: Region | None) -> IntExpr:
+def _elements(
+    program: Program, dims: Sequence[IntExpr], index: Sequence[IntExpr], found: Region | None, read: bool = False
+) -> IntExpr:
+    """A row that keeps nothing is not read, but its result is written."""
     total: IntExpr = Const(1)
     summed: list[str] = []
     for dim, expr in zip(dims, index, strict=True):
-        along = isinstance(expr, Sym) and found is not None and expr.name == found.axis
-        factor = covered_columns(program, found) if along and found else dim
+        factor = dim
+        if found is not None and expr == Sym(found.axis):
+            factor = covered_columns(program, found)
+        elif found is not None and read and expr == Sym(_row_axis(program, found)):
+            factor = needed_rows(program, found)
         summed += factor.symbols() & _scalar_axes(program)
         total = total * factor
     for axis in summed:

@@ -10,19 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from flashc.ir.intexpr import Const, IntExpr, Sym, imax, isum
+from flashc.iomodel.nests import Index as Index
+from flashc.iomodel.nests import nest
+from flashc.ir.intexpr import IntExpr
 
 Update = Literal["=", "+=", "max=", "min="]
-Role = Literal["in", "out", "temp"]
-
-
-@dataclass(frozen=True, slots=True)
-class Index:
-    """``lower <= name < upper``."""
-
-    name: str
-    lower: IntExpr
-    upper: IntExpr
+Role = Literal["in", "out", "inout", "temp"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +73,4 @@ class Cascade:
 
 def points(indices: tuple[Index, ...]) -> IntExpr:
     """Integer points of a nest of indices; an empty range counts nothing."""
-    total: IntExpr = Const(1)
-    for index in reversed(indices):
-        trips = imax(index.upper - index.lower, Const(0))
-        if index.name in total.symbols():
-            shifted = total.subs({index.name: index.lower + Sym(index.name)})
-            total = isum(index.name, trips, shifted)
-        else:
-            total = total * trips
-    return total
+    return nest(indices)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from flashc.ir.intexpr import Const, IntExpr, Sym, ceil_div, imax, imin, isum
 from flashc.ir.nodes import (
     Access,
+    Alloc,
     Copy,
     Dot,
     Kernel,
@@ -28,11 +29,12 @@ from flashc.ir.nodes import (
     outputs_of,
 )
 from flashc.ir.ranges import Scope, enter, part_range, valid_end, whole
-from flashc.ir.scalar import FUNCTIONS, Call, Scalar, coords, fetches, refs, walk
+from flashc.ir.scalar import FUNCTIONS, Call, Ref, Scalar, coords, fetches, refs, walk
 from flashc.ir.types import Tensor, Value
 
 Pad = Callable[[str, IntExpr], IntExpr]
 ZERO = Const(0)
+SLOW = "memory"  # the level that holds the tensors; a value there is a tile that is read where it lies
 _NOTHING: IntExpr = ZERO
 
 
@@ -97,6 +99,20 @@ def tiled_loops(program: Program) -> list[Loop]:
     return found
 
 
+def longest_last(par: Par) -> set[str]:
+    """Tiled axes along which the work of a task grows, where the longest start first: those that upper bounds of inner
+    loops follow."""
+    if par.order != "longest":
+        return set()
+    bounds = [b for s in _inner_loops(par.body) if s.domain for b in s.domain.upper]
+    tiled = {x.axis for x in par.loops if x.tile != Const(1)}
+    return {axis for axis in tiled if any(axis in b.symbols() for b in bounds)}
+
+
+def _inner_loops(body: Sequence[Stmt]) -> list[Seq]:
+    return [s for stmt in body if isinstance(stmt, Seq) for s in (stmt, *_inner_loops(stmt.body))]
+
+
 def _sites(body: Sequence[Stmt], scope: Scope, trips: tuple[Trip, ...]) -> Iterator[Site]:
     for stmt in body:
         yield Site(stmt, scope, trips)
@@ -124,7 +140,8 @@ def _enter(
     count = ceil_div(imax(stop - first, ZERO) if first != ZERO else stop, tile)
     start = first + Sym(var) * tile
     inner = enter(scope, axis, Sym(axis) if scalar else start, tile)
-    covered = end if parallel else imin(count * tile, imax(end - first, ZERO))
+    everything = parallel or (first == ZERO and stop in (end, imax(end, ZERO)))
+    covered = end if everything else imin(count * tile, imax(end - first, ZERO))
     return inner, Trip(axis, var, count, tile, covered, imin(tile, end - start), parallel)
 
 
@@ -153,8 +170,10 @@ def transfers(program: Program, kernel: Kernel, walked: Sequence[Site] = ()) -> 
         match site.stmt:
             case Load(access=access):
                 found.append(_transfer(program, site, access.tensor, "load", tiled_axes(access, site.scope)))
-            case Store(access=access):
-                found.append(_transfer(program, site, access.tensor, "store", tiled_axes(access, site.scope)))
+            case Store(access=access, accumulate=accumulate):
+                directions = ("load", "store") if accumulate else ("store",)
+                axes = tiled_axes(access, site.scope)
+                found += [_transfer(program, site, access.tensor, way, axes) for way in directions]
         for expr in expressions(site.stmt):
             for node in fetches(expr):
                 axes = tuple(a for a in coords(node) if a in site.scope and not site.scope[a].scalar)
@@ -255,6 +274,22 @@ def operands(stmt: Stmt) -> tuple[str, ...]:
     return (*named, *(r for e in expressions(stmt) for r in sorted(refs(e))))
 
 
+def reads_of(stmt: Stmt) -> tuple[str, ...]:
+    """Names of the values that one execution reads, each once; a loop that goes on with its state reads nothing."""
+    own = {c.value.name for c in stmt.carry} if isinstance(stmt, Seq) else set()
+    return tuple(name for name in dict.fromkeys(operands(stmt)) if name not in own)
+
+
+def writes_of(stmt: Stmt) -> tuple[Value, ...]:
+    """Values that one execution writes; a loop writes the initial elements of its state."""
+    if isinstance(stmt, Alloc):
+        return ()
+    if isinstance(stmt, Seq):
+        return tuple(c.value for c in stmt.carry if c.init != Ref(c.value.name))
+    out = outputs_of(stmt)
+    return (out,) if out is not None else ()
+
+
 def uses(stmt: Stmt) -> frozenset[str]:
     """Names of all values read by a statement or anything inside it."""
     found = set(operands(stmt))
@@ -271,7 +306,7 @@ LivePoint = frozenset[str]
 def live_points(body: Sequence[Stmt], after: frozenset[str] = frozenset()) -> Iterator[LivePoint]:
     """Sets of values that are alive together, one per statement; elementwise statements work in place.
 
-    A loop's carried value and the value that replaces it share one place, under the carried name.
+    A loop's carried value and a value that replaces it in place share one place, under the carried name.
     """
     defined: set[str] = set()
     for n, stmt in enumerate(body):
@@ -280,8 +315,9 @@ def live_points(body: Sequence[Stmt], after: frozenset[str] = frozenset()) -> It
         before = {d for d in defined if d in later or d in uses(stmt)}
         if isinstance(stmt, Par | Seq):
             carried = {c.value.name for c in stmt.carry} if isinstance(stmt, Seq) else set()
-            replaced = {c.next: c.value.name for c in stmt.carry} if isinstance(stmt, Seq) else {}
-            inside = frozenset(replaced) | {d for d in defined if d in uses(stmt)}
+            nexts = {c.next for c in stmt.carry} if isinstance(stmt, Seq) else set()
+            replaced = replaced_in_place(stmt) if isinstance(stmt, Seq) else {}
+            inside = frozenset(nexts) | {d for d in defined if d in uses(stmt)}
             rings = _rings(stmt)
             for point in live_points(stmt.body, inside):
                 yield frozenset({replaced.get(p, p) for p in point} | before | carried | rings)
@@ -294,6 +330,27 @@ def live_points(body: Sequence[Stmt], after: frozenset[str] = frozenset()) -> It
             yield frozenset(before)
             defined.add(out.name)
     yield frozenset(defined & after)
+
+
+def replaced_in_place(loop: Seq) -> dict[str, str]:
+    """State by the value that takes its place: nothing reads the old state once the new one is there.
+
+    A value that is state itself takes no other's place.
+    """
+    state = {c.value.name for c in loop.carry}
+    found: dict[str, str] = {}
+    for c in loop.carry:
+        made = next((n for n, s in enumerate(loop.body) if c.next in _defined(s)), len(loop.body))
+        late = any(c.value.name in uses(s) for s in loop.body[made + 1:])
+        if c.next not in state and not late:
+            found[c.next] = c.value.name
+    return found
+
+
+def _defined(stmt: Stmt) -> set[str]:
+    out = outputs_of(stmt)
+    state = {c.value.name for c in stmt.carry} if isinstance(stmt, Seq) else set()
+    return state | ({out.name} if out is not None else set())
 
 
 def _rings(stmt: Par | Seq) -> set[str]:
@@ -339,10 +396,12 @@ def _values(
                     found[out.name] = (out, scope, stages if isinstance(stmt, Load | Copy) else Const(1))
 
 
-def footprint(program: Program, kernel: Kernel, level: str | None, pad: Pad | None = None) -> IntExpr:
-    """Largest number of bytes that values at ``level`` (None: every value) occupy together."""
+def footprint(
+    program: Program, kernel: Kernel, level: str | None, pad: Pad | None = None, words: bool = False
+) -> IntExpr:
+    """Largest number of bytes (``words``: elements) that values at ``level`` (None: every value) occupy together."""
     held = {
-        name: _bytes(value, scope, pad) * stages
+        name: _elements(value, scope, pad) * stages * (1 if words else value.dtype.bytes)
         for name, (value, scope, stages) in values_of(program, kernel).items()
         if level is None or value.level == level
     }
@@ -351,8 +410,8 @@ def footprint(program: Program, kernel: Kernel, level: str | None, pad: Pad | No
     return imax(ZERO, *(_total([held[n] for n in sorted(p)]) for p in sorted(maximal, key=sorted)))
 
 
-def _bytes(value: Value, scope: Scope, pad: Pad | None) -> IntExpr:
-    total: IntExpr = Const(value.dtype.bytes)
+def _elements(value: Value, scope: Scope, pad: Pad | None) -> IntExpr:
+    total: IntExpr = Const(1)
     for axis in value.axes:
         size = scope[axis].size
         total = total * (pad(axis, size) if pad else size)

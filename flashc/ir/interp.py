@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from flashc.errors import IRError
+from flashc.ir.analysis import SLOW, reads_of, writes_of
 from flashc.ir.intexpr import Const, IntExpr, Sym
 from flashc.ir.nodes import (
     Access,
@@ -35,7 +36,7 @@ from flashc.ir.nodes import (
 )
 from flashc.ir.ranges import enter, part_range, valid_end, whole
 from flashc.ir.scalar import Coord, Fetch, InDomain, Ref, Scalar, evaluate
-from flashc.ir.types import DType, Value
+from flashc.ir.types import DType, Tensor, Value
 
 Array = np.ndarray[Any, np.dtype[Any]]
 NUMPY: dict[str, Any] = {
@@ -53,12 +54,26 @@ _IDENTITY = {"max": -math.inf, "sum": 0.0, "min": math.inf}
 
 @dataclass
 class Traffic:
-    """Elements and bytes per tensor that crossed from slow memory (loads) and back (stores)."""
+    """Elements and bytes per tensor that crossed from slow memory (loads) and back (stores).
+
+    ``levels``: bytes by (level, "read" or "write"), slow memory included; iomodel.closed_form says what counts.
+    """
 
     loads: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     stores: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     load_bytes: int = 0
     store_bytes: int = 0
+    levels: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+
+    def load(self, tensor: Tensor, elements: int) -> None:
+        self.loads[tensor.name] += elements
+        self.load_bytes += elements * tensor.dtype.bytes
+        self.levels[SLOW, "read"] += elements * tensor.dtype.bytes
+
+    def store(self, tensor: Tensor, elements: int) -> None:
+        self.stores[tensor.name] += elements
+        self.store_bytes += elements * tensor.dtype.bytes
+        self.levels[SLOW, "write"] += elements * tensor.dtype.bytes
 
     @property
     def words(self) -> int:
@@ -152,6 +167,7 @@ class _Machine:
             self.step(stmt, frame)
 
     def step(self, stmt: Stmt, frame: _Frame) -> None:
+        self.count("read", frame, reads_of(stmt))
         match stmt:
             case Par():
                 for inner in self.tasks(stmt, frame, 0):
@@ -173,6 +189,8 @@ class _Machine:
                 self.define(frame, stmt.out, self.reduce(stmt, frame))
             case Alloc() | Sync():
                 pass
+        if not isinstance(stmt, Seq):
+            self.count("write", frame, (v.name for v in writes_of(stmt)))
 
     def tasks(self, par: Par, frame: _Frame, depth: int) -> Iterator[_Frame]:
         if depth == len(par.loops):
@@ -189,6 +207,7 @@ class _Machine:
         first, stop, end = self.seq_range(seq, frame)
         for c in seq.carry:
             self.define(frame, c.value, self.elementwise(c.init, c.value.axes, frame))
+        self.count("write", frame, (v.name for v in writes_of(seq)))
         outer, self.domain = self.domain, {**self.domain, axis: seq}
         for start in range(first, stop, tile):
             inner = frame.inside(axis, start, min(start + tile, end), seq.loop.tile == Const(1))
@@ -217,6 +236,12 @@ class _Machine:
 
     # -- data movement
 
+    def count(self, direction: str, frame: _Frame, names: Iterable[str]) -> None:
+        """Bytes of whole values read or written at their levels; slow memory is counted by loads and stores."""
+        for value, array in (frame.values[n] for n in names if n in frame.values):
+            if value.level not in (None, SLOW):
+                self.traffic.levels[str(value.level), direction] += array.size * value.dtype.bytes
+
     def define(self, frame: _Frame, value: Value, array: Array) -> None:
         shape = tuple(frame.spans[a][1] - frame.spans[a][0] for a in value.axes)
         frame.values[value.name] = (value, np.broadcast_to(self.rounded(array, value.dtype), shape))
@@ -243,19 +268,19 @@ class _Machine:
         index, axes = self.slices(stmt.access, frame)
         block = np.asarray(self.tensors[stmt.access.tensor])[tuple(index)]
         block = block.astype(self.float) if block.dtype.kind not in "biu" else block
-        tensor = self.program.tensor(stmt.access.tensor)
-        self.traffic.loads[tensor.name] += block.size
-        self.traffic.load_bytes += block.size * tensor.dtype.bytes
+        self.traffic.load(self.program.tensor(stmt.access.tensor), block.size)
         return np.transpose(block, [axes.index(a) for a in stmt.out.axes])
 
     def store(self, stmt: Store, frame: _Frame) -> None:
         index, axes = self.slices(stmt.access, frame)
         block = self.aligned(frame, stmt.value, tuple(axes))
         target = self.tensors[stmt.access.tensor]
-        target[tuple(index)] = block.astype(target.dtype)
         tensor = self.program.tensor(stmt.access.tensor)
-        self.traffic.stores[tensor.name] += block.size
-        self.traffic.store_bytes += block.size * tensor.dtype.bytes
+        if stmt.accumulate:
+            block = target[tuple(index)].astype(self.float) + block
+            self.traffic.load(tensor, block.size)
+        target[tuple(index)] = block.astype(target.dtype)
+        self.traffic.store(tensor, block.size)
 
     # -- arithmetic
 
@@ -295,9 +320,7 @@ class _Machine:
 
     def gather(self, name: str, index: list[Array]) -> Array:
         found = np.asarray(self.tensors[name])[tuple(np.broadcast_arrays(*index))]
-        tensor = self.program.tensor(name)
-        self.traffic.loads[name] += found.size
-        self.traffic.load_bytes += found.size * tensor.dtype.bytes
+        self.traffic.load(self.program.tensor(name), found.size)
         return found if found.dtype.kind in "biu" else np.asarray(found.astype(self.float))
 
     def predicate(self, axis: str, along: Callable[[str], Array], frame: _Frame) -> Array:

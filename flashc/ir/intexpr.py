@@ -218,6 +218,8 @@ def _exact_quotient(num: IntExpr, den: IntExpr) -> IntExpr | None:
     """num / den where it is plainly an integer expression: den divides each coefficient, or is a factor."""
     if den == Const(0):
         raise IRError(f"division by zero: ({num}) by 0")
+    if num == Const(0):
+        return num
     terms = num.args if isinstance(num, Add) else (num,)
     parts = []
     for term in terms:

@@ -84,10 +84,15 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """``tensor[index] = value``; elements outside the tensor are dropped."""
+    """``tensor[index] = value``; elements outside the tensor are dropped.
+
+    ``accumulate``: ``tensor[index] += value`` in one indivisible step, so that independent tiles may add to the same
+    elements. It moves every element twice, in and out; an earlier store gives the elements their first value.
+    """
 
     access: Access
     value: str
+    accumulate: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,8 +165,9 @@ def _statement(line: Line) -> Stmt:
     match word:
         case "store":
             access = _access(read)
+            accumulate = read.accept("+") is not None
             read.expect("=")
-            stmt = Store(access, read.name("a value"))
+            stmt = Store(access, read.name("a value"), accumulate)
         case "alloc":
             value = _value(read, read.name("a value"))
             read.expect("count")

@@ -40,8 +40,8 @@ def headline(node: Stmt | Carry) -> str:
     match node:
         case Load(out=out, access=access):
             return f"{print_value(out)} = load {_access(access)}"
-        case Store(access=access, value=value):
-            return f"store {_access(access)} = {value}"
+        case Store(access=access, value=value, accumulate=accumulate):
+            return f"store {_access(access)} {'+=' if accumulate else '='} {value}"
         case Copy(out=out, source=source):
             return f"{print_value(out)} = copy {source}"
         case Dot():

@@ -176,6 +176,10 @@ class _Statements(Values):
             self.fail(f"the index takes tiles of {listed(axes)}", f"index with the axes of {shape}")
         if value.dtype.kind != tensor.dtype.kind:
             self.fail(f"{value.name} is {value.dtype}, the tensor {tensor.dtype}", "convert it with a map")
+        if store.accumulate:
+            self.read(tensor.name)
+        if store.accumulate and tensor.dtype.kind != "float":
+            self.fail(f"{tensor.name} holds {tensor.dtype}", "add up numbers of a float type")
         self.written.add(tensor.name)
 
     def copy(self, copy: Copy, scope: Scope) -> None:

@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 
 from flashc.ops.base import Operator
 
-_BUILTIN = {"attention": "flashc.ops.attention", "gemm": "flashc.ops.gemm"}
+_BUILTIN = {name: f"flashc.ops.{name}" for name in ("attention", "attention_backward", "gemm")}
 _registered: dict[str, Operator] = {}
 
 

@@ -15,111 +15,45 @@ Saha & Ye 2024, and the walkers in flashc.ir.analysis for the exact figures):
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from flashc.ir.intexpr import Const, IntExpr, Item, Sym
-from flashc.ir.lift import inside, lift
+from flashc.ir.intexpr import IntExpr, Sym
+from flashc.ir.lift import inside
 from flashc.ir.nodes import Domain, Kernel, Load, Par, Program, Seq, Stmt
-from flashc.ir.scalar import (
-    Coord,
-    Fetch,
-    InDomain,
-    Lit,
-    Ref,
-    Scalar,
-    exp2,
-    log2,
-    maximum,
-    substitute,
-    tanh,
-    where,
-)
-from flashc.ir.types import BOOL, DTYPES, F32, I32, Axis, Param, Tensor
+from flashc.ir.scalar import InDomain, Lit, Ref, Scalar, exp2, log2, maximum, where
+from flashc.ir.types import DTYPES, F32, Axis, Tensor
+from flashc.ops.attention_calls import defaults, examples, params, peers, reduced, sizes, tables
 from flashc.ops.attention_spec import SCHEMA, AttentionSpec, parse
-from flashc.ops.base import Operator
-from flashc.ops.build import (
-    carry,
-    cast,
-    dot,
-    elementwise,
-    load,
-    loops,
-    over,
-    reduce,
-    store,
-    syms,
+from flashc.ops.attention_terms import (
+    AXES,
+    LN2,
+    B,
+    D,
+    E,
+    G,
+    Hq,
+    Lk,
+    Lq,
+    domain,
+    features,
+    finite,
+    h,
+    logit,
+    matrices,
+    program,
+    rounded,
+    rows_domain,
 )
+from flashc.ops.base import Operator
+from flashc.ops.build import carry, dot, elementwise, load, loops, over, reduce, store, syms
 
-LOG2E = 1.4426950408889634
-LN2 = 0.6931471805599453
-WIDEST = 2**30  # a wider window excludes nothing more, and positions stay within 32 bits
-AXES = "bhijke"
-b, h, i, j = syms("b h i j")
-B, Hq, Hkv, G, Lq, Lk, D, E = syms("B Hq Hkv G Lq Lk D E")
+EXTENTS = (B, Hq, Lq, Lk, D, E)
 Q_TILE = ("b", "h", "i", "k")
-K_TILE = (b, h // G, "j", "k")
-V_TILE = (b, h // G, "j", "e")
+K_TILE = ("b", h // G, "j", "k")
+V_TILE = ("b", h // G, "j", "e")
 O_TILE = ("b", "h", "i", "e")
 ROW = ("b", "h", "i")
-
-
-def query_offset(spec: AttentionSpec) -> IntExpr:
-    """Position of local query row 0 among the keys: given, or bottom-right aligned."""
-    if isinstance(spec.q_offset, tuple):
-        return Item("q_offset", (b,))
-    if spec.q_offset is not None:
-        return Sym("q_offset")
-    end = Item("kv_lengths", (b,)) if spec.kv_lengths is not None else Lk
-    return end - Lq
-
-
-def domain(spec: AttentionSpec) -> Domain:
-    """Keys that a query row may see by position: causal, window and lengths."""
-    left, right = spec.window or (-1, -1)
-    qpos = i + query_offset(spec)
-    lower = (qpos - Sym("window_left"),) if left >= 0 else ()
-    upper: tuple[IntExpr, ...] = (Item("kv_lengths", (b,)),) if spec.kv_lengths is not None else ()
-    upper += (qpos + 1,) if spec.causal else ()
-    upper += (qpos + Sym("window_right") + 1,) if right >= 0 else ()
-    return Domain(lower, upper)
-
-
-def _broadcast(tensor: str, shape: Sequence[int]) -> Fetch:
-    """``tensor[b, h, i, j]`` with index 0 along dimensions of size 1."""
-    full = (1,) * (4 - len(shape)) + tuple(shape)
-    return Fetch(tensor, tuple(Coord(a) if n != 1 else Lit(0) for a, n in zip("bhij", full, strict=True)))
-
-
-def logit(spec: AttentionSpec, score: Scalar, kept: Scalar = InDomain("j")) -> Scalar:  # noqa: B008 - immutable
-    """The base-2 logit of a raw dot product; -inf where the pair is not kept."""
-    qpos = lift(i + query_offset(spec), AXES)
-    user: dict[Scalar, Scalar] = {Coord("qpos"): qpos}
-    x: Scalar = score * Ref("scale")
-    if spec.softcap is not None:
-        x = Ref("softcap") * tanh(x / Ref("softcap"))
-    if spec.bias_shape is not None:
-        bias = _broadcast("bias", spec.bias_shape)
-        x = x + bias
-        kept = kept & bias.ne(Lit(-math.inf))
-    if spec.alibi:
-        x = x - Fetch("alibi_slopes", (Coord("h"),)) * abs(qpos - Coord("j"))
-    if spec.score is not None:
-        x = substitute(spec.score, {**user, Ref("score"): x})
-    plain = x == score * Ref("scale")
-    x = score * (Ref("scale") * Lit(LOG2E)) if plain else x * Lit(LOG2E)
-    if spec.mask_shape is not None:
-        kept = kept & _broadcast("mask", spec.mask_shape)
-    if spec.keep is not None:
-        kept = kept & substitute(spec.keep, user)
-    return where(kept, x, Lit(-math.inf))
-
-
-def _finite(row_max: Scalar) -> Scalar:
-    """A row maximum that can be subtracted: 0 for a row that has seen nothing."""
-    return where(row_max.eq(Lit(-math.inf)), Lit(0.0), row_max)
 
 
 def _normalised(acc: str, total: str) -> Scalar:
@@ -131,13 +65,6 @@ def _lse(spec: AttentionSpec, row_max: str, total: str) -> tuple[Stmt, ...]:
         return ()
     value = where(Ref(total).eq(Lit(0.0)), Lit(-math.inf), (Ref(row_max) + log2(Ref(total))) * Lit(LN2))
     return (elementwise("lse", "i", value), store("lse", ROW, "lse"))
-
-
-def _weights(spec: AttentionSpec) -> tuple[str, tuple[Stmt, ...]]:
-    """The probabilities in the element type of V, as the matrix unit takes them."""
-    if spec.dtype == "f32":
-        return "p", ()
-    return "pw", cast("pw", "ij", "p", DTYPES[spec.dtype])
 
 
 def _output(spec: AttentionSpec, acc: str, total: str) -> tuple[Stmt, ...]:
@@ -162,65 +89,25 @@ def _online(spec: AttentionSpec) -> tuple[Stmt, ...]:
         elementwise("x", "ij", logit(spec, Ref("s"))),
         reduce("mt", "i", "max", "x", "j"),
         elementwise("m1", "i", maximum(Ref("m"), Ref("mt"))),
-        elementwise("p", "ij", exp2(Ref("x") - _finite(Ref("m1")))),
-        elementwise("alpha", "i", exp2(Ref("m") - _finite(Ref("m1")))),
+        elementwise("p", "ij", exp2(Ref("x") - finite(Ref("m1")))),
+        elementwise("alpha", "i", exp2(Ref("m") - finite(Ref("m1")))),
         reduce("lt", "i", "sum", "p", "j"),
         elementwise("l1", "i", Ref("l") * Ref("alpha") + Ref("lt")),
     )
 
 
 def _program(spec: AttentionSpec, schedule: str, tiles: str, *kernels: Kernel, temps: Sequence[Tensor] = ()) -> Program:
-    element = DTYPES[spec.dtype]
-    tensors = [
-        Tensor("q", element, (B, Hq, Lq, D), "in"),
-        Tensor("k", element, (B, Hkv, Lk, D), "in"),
-        Tensor("v", element, (B, Hkv, Lk, E), "in"),
-    ]
-    full = (B, Hq, Lq, Lk)
-    for name, shape, dtype in (("bias", spec.bias_shape, DTYPES[spec.bias_dtype]), ("mask", spec.mask_shape, BOOL)):
-        if shape is not None:
-            sides = (1,) * (4 - len(shape)) + tuple(shape)
-            dims = tuple(n if side != 1 else Const(1) for n, side in zip(full, sides, strict=True))
-            tensors.append(Tensor(name, dtype, dims, "in"))
-    if spec.kv_lengths is not None:
-        tensors.append(Tensor("kv_lengths", I32, (B,), "in"))
-    if isinstance(spec.q_offset, tuple):
-        tensors.append(Tensor("q_offset", I32, (B,), "in"))
-    if spec.alibi:
-        tensors.append(Tensor("alibi_slopes", F32, (Hq,), "in"))
-    tensors += [Tensor(n, DTYPES[t], tuple(map(Const, shape)), "in") for n, shape, t in spec.captures]
-    tensors.append(Tensor("o", element, (B, Hq, Lq, E), "out"))
+    outputs = [Tensor("o", DTYPES[spec.dtype], (B, Hq, Lq, E), "out")]
     if "lse" in spec.outputs:
-        tensors.append(Tensor("lse", F32, (B, Hq, Lq), "out"))
-    axes = zip(AXES, (B, Hq, Lq, Lk, D, E), strict=True)
-    names = ("B", "Hq", "Hkv", "G", "Lq", "Lk", "D", "E", *_offsets(spec))
-    params = ("scale",) + (("softcap",) if spec.softcap is not None else ())
-    return Program(
-        name="attention",
-        schedule=schedule,
-        axes=tuple(Axis(a, n) for a, n in axes),
-        sizes=names,
-        fixed=(("D", spec.head_dim), ("E", spec.value_dim)),
-        params=tuple(Param(p, F32) for p in params),
-        tensors=(*tensors, *temps),
-        tiles=tuple(tiles.split()),
-        kernels=kernels,
-    )
-
-
-def _offsets(spec: AttentionSpec) -> dict[str, int]:
-    """Run-time integers besides the extents, with their values for this spec."""
-    left, right = spec.window or (-1, -1)
-    values = {"window_left": left, "window_right": right}
-    found = {name: min(value, WIDEST) for name, value in values.items() if value >= 0}
-    if isinstance(spec.q_offset, int):
-        found["q_offset"] = spec.q_offset
-    return found
+        outputs.append(Tensor("lse", F32, (B, Hq, Lq), "out"))
+    tensors = (*matrices(spec), *features(spec), *outputs, *temps)
+    axes = [Axis(a, n) for a, n in zip(AXES, EXTENTS, strict=True)]
+    return program(spec, f"attention.{schedule}", tiles, axes, tensors, kernels)
 
 
 def algorithm(spec: AttentionSpec) -> Program:
     """The operator with nothing tiled but the independent rows: 3 passes over the keys, scores materialised."""
-    weights, rounding = _weights(spec)
+    weights, rounding = rounded(spec, "p", "ij")
     body = (
         _q(spec),
         _k(spec),
@@ -228,7 +115,7 @@ def algorithm(spec: AttentionSpec) -> Program:
         dot("s", "ij", "qt", "kt", "k"),
         elementwise("x", "ij", logit(spec, Ref("s"), inside(domain(spec), "j", AXES))),
         reduce("m", "i", "max", "x", "j"),
-        elementwise("p", "ij", exp2(Ref("x") - _finite(Ref("m")))),
+        elementwise("p", "ij", exp2(Ref("x") - finite(Ref("m")))),
         reduce("l", "i", "sum", "p", "j"),
         *rounding,
         dot("acc", "ie", weights, "vt", "j", zero_skips=True),
@@ -242,7 +129,7 @@ def algorithm(spec: AttentionSpec) -> Program:
 def q_stationary(spec: AttentionSpec) -> Program:
     """A block of query rows keeps Q, O and the softmax state on chip and streams K and V once."""
     Ti, Tj = syms("Ti Tj")
-    weights, rounding = _weights(spec)
+    weights, rounding = rounded(spec, "p", "ij")
     step = (
         _k(spec),
         dot("s", "ij", "qt", "kt", "k"),
@@ -267,7 +154,7 @@ def _score_slices(spec: AttentionSpec, tile: IntExpr) -> Seq:
 def tile_fused(spec: AttentionSpec) -> Program:
     """The score tile is resident; Q, K and V pass by in column slices and O is read, rescaled and written per tile."""
     Ti, Tj, Tk, Te = syms("Ti Tj Tk Te")
-    weights, rounding = _weights(spec)
+    weights, rounding = rounded(spec, "p", "ij")
     clear = Seq(over("e", Te), (elementwise("zero", "ie", Lit(0.0)), store("partial", O_TILE, "zero")))
     accumulate = Seq(
         over("e", Te),
@@ -290,7 +177,7 @@ def tile_fused(spec: AttentionSpec) -> Program:
 def stored_scores(spec: AttentionSpec) -> Program:
     """Two matrix products with the logits written between them; the softmax is finished on the way into the second."""
     Ti, Tj, Tk, Ri, Rj, Re = syms("Ti Tj Tk Ri Rj Re")
-    weights, rounding = _weights(spec)
+    weights, rounding = rounded(spec, "p", "ij")
     pair = (*ROW, "j")
     rows = (
         _score_slices(spec, Tk),
@@ -298,9 +185,9 @@ def stored_scores(spec: AttentionSpec) -> Program:
         store("scores", pair, "x"),
         reduce("mt", "i", "max", "x", "j"),
         elementwise("m1", "i", maximum(Ref("m"), Ref("mt"))),
-        elementwise("p", "ij", exp2(Ref("x") - _finite(Ref("m1")))),
+        elementwise("p", "ij", exp2(Ref("x") - finite(Ref("m1")))),
         reduce("lt", "i", "sum", "p", "j"),
-        elementwise("l1", "i", Ref("l") * exp2(Ref("m") - _finite(Ref("m1"))) + Ref("lt")),
+        elementwise("l1", "i", Ref("l") * exp2(Ref("m") - finite(Ref("m1"))) + Ref("lt")),
     )
     state = (carry("m", "i", -math.inf, "m1"), carry("l", "i", 0.0, "l1"))
     first = Seq(over("j", Tj), rows, state, domain(spec), "softmax")
@@ -312,7 +199,7 @@ def stored_scores(spec: AttentionSpec) -> Program:
     kept = InDomain("j") & (Ref("x") > Lit(-math.inf)) if masked else InDomain("j")
     step = (
         load("x", "ij", F32, "scores", pair),
-        elementwise("p", "ij", where(kept, exp2(Ref("x") - _finite(Ref("m"))), Lit(0.0))),
+        elementwise("p", "ij", where(kept, exp2(Ref("x") - finite(Ref("m"))), Lit(0.0))),
         *rounding,
         _v(spec),
         dot("acc1", "ie", weights, "vt", "j", Ref("acc"), zero_skips=True),
@@ -337,105 +224,92 @@ def stored_scores(spec: AttentionSpec) -> Program:
     return _program(spec, "stored_scores", "Ti Tj Tk Ri Rj Re stages", *kernels, temps=temps)
 
 
-def sizes(spec: AttentionSpec) -> dict[str, int]:
-    extents = {
-        "B": spec.batch,
-        "Hq": spec.heads_q,
-        "Hkv": spec.heads_kv,
-        "G": spec.heads_q // spec.heads_kv,
-        "Lq": spec.seq_q,
-        "Lk": spec.seq_kv,
-        "D": spec.head_dim,
-        "E": spec.value_dim,
-    }
-    return {**extents, **_offsets(spec)}
+# -- how it is done elsewhere, for comparison
 
 
-def params(spec: AttentionSpec) -> dict[str, float]:
-    scale = spec.scale if spec.scale is not None else 1.0 / math.sqrt(spec.head_dim)
-    return {"scale": scale, **({"softcap": spec.softcap} if spec.softcap is not None else {})}
+def unfused(spec: AttentionSpec) -> Program:
+    """Three kernels that pass scores and probabilities through slow memory in the element type, as eager frameworks do.
 
-
-def tables(spec: AttentionSpec) -> dict[str, Sequence[int]]:
-    found = {"kv_lengths": spec.kv_lengths, "q_offset": spec.q_offset}
-    return {name: value for name, value in found.items() if isinstance(value, tuple)}
-
-
-def standard_slopes(heads: int) -> list[float]:
-    """ALiBi slopes (Press et al. 2022): 2^(-8 n / H), interleaved where H is not a power of two."""
-    power = 2 ** int(math.log2(heads))
-    slopes = [2.0 ** (-8.0 * (n + 1) / power) for n in range(power)]
-    extra = [2.0 ** (-4.0 * (2 * n + 1) / power) for n in range(heads - power)]
-    return slopes + extra
-
-
-def defaults(spec: AttentionSpec) -> dict[str, Any]:
-    """The lengths and offsets written in the workload, and the standard ALiBi slopes."""
-    return {**tables(spec), **({"alibi_slopes": standard_slopes(spec.heads_q)} if spec.alibi else {})}
-
-
-def examples(spec: AttentionSpec, rng: Any) -> dict[str, Any]:
-    """A mask that keeps about 3 pairs in 4."""
-    if spec.mask_shape is None:
-        return {}
-    return {"mask": rng.random((1,) * (4 - len(spec.mask_shape)) + tuple(spec.mask_shape)) < 0.75}
-
-
-def reduced(spec: AttentionSpec) -> AttentionSpec:
-    """The same features on at most 2 batches, 2 key heads, lengths of 150: two tiles and a tail for interpreters."""
-    batch, group = min(spec.batch, 2), min(spec.heads_q // spec.heads_kv, 2)
-    heads_kv, n, m = min(spec.heads_kv, 2), min(spec.seq_q, 150), min(spec.seq_kv, 150)
-    full = (batch, heads_kv * group, n, m)
-
-    def shrunk(shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        return (
-            None
-            if shape is None
-            else tuple(1 if s == 1 else f for s, f in zip(shape, full[-len(shape) :], strict=True))
-        )
-
-    lengths = spec.kv_lengths and tuple(x * m // max(spec.seq_kv, 1) for x in spec.kv_lengths[:batch])
-    offset = spec.q_offset[:batch] if isinstance(spec.q_offset, tuple) else spec.q_offset
-    window = spec.window and (min(spec.window[0], 40), min(spec.window[1], 40))
-    return dataclasses.replace(
-        spec,
-        batch=batch,
-        heads_q=heads_kv * group,
-        heads_kv=heads_kv,
-        seq_q=n,
-        seq_kv=m,
-        kv_lengths=lengths,
-        q_offset=offset,
-        window=window,
-        bias_shape=shrunk(spec.bias_shape),
-        mask_shape=shrunk(spec.mask_shape),
+    Pairs that do not count are computed all the same and masked on the way into the softmax.
+    """
+    Ti, Tj, Ri = syms("Ti Tj Ri")
+    element = DTYPES[spec.dtype]
+    pair = (*ROW, "j")
+    raw, rounding = rounded(spec, "s", "ij")
+    scores = (_q(spec), _k(spec), dot("s", "ij", "qt", "kt", "k"), *rounding, store("scores", pair, raw))
+    softmax = (
+        load("s", "ij", element, "scores", pair),
+        elementwise("x", "ij", logit(spec, Ref("s"), inside(domain(spec), "j", AXES))),
+        reduce("m", "i", "max", "x", "j"),
+        elementwise("p", "ij", exp2(Ref("x") - finite(Ref("m")))),
+        reduce("l", "i", "sum", "p", "j"),
+        elementwise("share", "ij", _normalised("p", "l"), element),
+        store("probabilities", pair, "share"),
+        *_lse(spec, "m", "l"),
     )
+    step = (
+        load("pt", "ij", element, "probabilities", pair),
+        _v(spec),
+        dot("acc1", "ie", "pt", "vt", "j", Ref("acc"), zero_skips=True),
+    )
+    product = Seq(over("j", Tj), step, (carry("acc", "ie", 0.0, "acc1"),), law="add")
+    values = (product, elementwise("out", "ie", Ref("acc"), element), store("o", O_TILE, "out"))
+    heads = (("b", 1), ("h", 1))
+    kernels = (
+        Kernel("scores", (Par(loops(*heads, ("i", Ti), ("j", Tj)), scores),)),
+        Kernel("softmax", (Par(loops(*heads, ("i", Ri)), softmax),)),
+        Kernel("values", (Par(loops(*heads, ("i", Ti)), values),)),
+    )
+    temps = [Tensor(name, element, (B, Hq, Lq, Lk), "temp") for name in ("scores", "probabilities")]
+    return _program(spec, "unfused", "Ti Tj Ri", *kernels, temps=temps)
 
 
-def peers(spec: AttentionSpec, tensors: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
-    """torch's scaled_dot_product_attention, where it offers the same feature set."""
-    import torch
+def kv_stationary(spec: AttentionSpec) -> Program:
+    """The order of FlashAttention (Dao et al. 2022, algorithm 1): keys outside, O rescaled in slow memory each time.
 
-    beyond = (spec.softcap, spec.window, spec.kv_lengths, spec.score, spec.keep, spec.bias_shape and spec.mask_shape)
-    shifted = spec.q_offset is not None or (spec.causal and spec.seq_q != spec.seq_kv)
-    if any(x is not None for x in beyond) or spec.alibi or shifted or "lse" in spec.outputs:
-        return {}
-    extra = tensors.get("bias", tensors.get("mask"))
-    if spec.causal and extra is not None:
-        return {}
+    The first block of keys writes O and the softmax state of every row; the others read, update and write them.
+    Words: loads 2 m d + T (2 n d + 2 n) - (n d + 2 n), stores T (n d + 2 n) for T blocks of keys.
+    """
+    Ti, Tj = syms("Ti Tj")
+    element = DTYPES[spec.dtype]
+    weights, rounding = rounded(spec, "p", "ij")
+    state = (load("m", "i", F32, "row_max", ROW), load("l", "i", F32, "row_sum", ROW))
 
-    def run() -> Any:
-        return torch.nn.functional.scaled_dot_product_attention(
-            tensors["q"],
-            tensors["k"],
-            tensors["v"],
-            attn_mask=extra,
-            is_causal=spec.causal,
-            scale=spec.scale,
-            enable_gqa=spec.heads_q != spec.heads_kv,
+    def step(maximum_so_far: Scalar, before: Scalar) -> tuple[Stmt, ...]:
+        """``before``: what the rows have summed up to now, on the scale of the new maximum."""
+        return (
+            _q(spec),
+            dot("s", "ij", "qt", "kt", "k"),
+            elementwise("x", "ij", logit(spec, Ref("s"), inside(domain(spec), "j", AXES))),
+            reduce("mt", "i", "max", "x", "j"),
+            elementwise("m1", "i", maximum_so_far),
+            elementwise("p", "ij", exp2(Ref("x") - finite(Ref("m1")))),
+            reduce("lt", "i", "sum", "p", "j"),
+            elementwise("l1", "i", before + Ref("lt")),
+            *rounding,
         )
 
-    return {"torch SDPA": run}
+    def written(acc: Stmt) -> tuple[Stmt, ...]:
+        return (acc, *_output(spec, "acc", "l1"), store("row_max", ROW, "m1"), store("row_sum", ROW, "l1"))
+
+    start = (
+        *step(Ref("mt"), Lit(0.0)),
+        *written(dot("acc", "ie", weights, "vt", "j", zero_skips=True)),
+    )
+    kept = Ref("l") * exp2(Ref("m") - finite(Ref("m1")))
+    update = (
+        *state,
+        load("ot", "ie", element, "o", O_TILE),
+        *step(maximum(Ref("m"), Ref("mt")), kept),
+        *written(dot("acc", "ie", weights, "vt", "j", Ref("ot") * kept, zero_skips=True)),
+    )
+    first = Seq(over("j", Tj), (_k(spec), _v(spec), Seq(over("i", Ti), start)), domain=Domain(upper=(Tj,)))
+    rows = Seq(over("i", Ti), update, domain=rows_domain(spec))
+    others = Seq(over("j", Tj), (_k(spec), _v(spec), rows), domain=Domain(lower=(Tj,)))
+    log = (Seq(over("i", Ti), (*state, *_lse(spec, "m", "l"))),) if "lse" in spec.outputs else ()
+    par = Par(loops(("b", 1), ("h", 1)), (first, others, *log))
+    temps = [Tensor(name, F32, (B, Hq, Lq), "temp") for name in ("row_max", "row_sum")]
+    return _program(spec, "kv_stationary", "Ti Tj", Kernel("attention", (par,)), temps=temps)
 
 
 OPERATOR = Operator(
@@ -444,6 +318,7 @@ OPERATOR = Operator(
     parse=parse,
     algorithm=algorithm,
     schedules=lambda spec: (q_stationary(spec), tile_fused(spec), stored_scores(spec)),
+    baselines=lambda spec: (unfused(spec), kv_stationary(spec)),
     sizes=sizes,
     params=params,
     tables=tables,

@@ -71,7 +71,7 @@ RESERVED = (
     *("min", "max", "sum", "ceil"),  # words of the program text
     *("B", "Hq", "Hkv", "G", "Lq", "Lk", "D", "E", "window_left", "window_right"),  # sizes
     *("Ti", "Tj", "Tk", "Te", "Ri", "Rj", "Re", "stages", "warps", "mr", "nr"),  # tile symbols
-    *("partial", "scores", "row_max", "row_sum"),  # workspaces
+    *("partial", "scores", "row_max", "row_sum", "probabilities"),  # workspaces
 )
 
 
@@ -150,8 +150,11 @@ SCHEMA: Json = {
 }
 
 
-def parse(data: Mapping[str, Any], where: Where) -> AttentionSpec:
-    """The spec of keys that satisfy SCHEMA. Raises WorkloadError for combinations that cannot be."""
+def parse(data: Mapping[str, Any], where: Where, reserved: Sequence[str] = RESERVED) -> AttentionSpec:
+    """The spec of keys that satisfy SCHEMA. Raises WorkloadError for combinations that cannot be.
+
+    ``reserved``: names that no captured tensor may have.
+    """
     batch = data.get("batch", 1)
     heads_q, heads_kv = _both(data["heads"])
     seq_q, seq_kv = _both(data["seq"])
@@ -164,7 +167,7 @@ def parse(data: Mapping[str, Any], where: Where) -> AttentionSpec:
     check_elements(where, "seq", "k", (batch, heads_kv, seq_kv, max(head_dim, value_dim)))
     element = FLOAT_NAMES[data["dtype"]]
     full = (batch, heads_q, seq_q, seq_kv)
-    captures = parse_captures(data, where, RESERVED)
+    captures = parse_captures(data, where, reserved)
     extents = {**dict(zip("bhij", full, strict=True)), "qpos": None}
     score = parse_expression(data, where, ExpressionRule("score", "float", extents, "score"), captures)
     keep = parse_expression(data, where, ExpressionRule("keep", "bool", extents), captures)

@@ -17,6 +17,8 @@ class Operator:
     parse      checked mapping -> spec (any frozen dataclass); ``where(path)`` names a key's file and line
     algorithm  the operator's statements without tiles: the oracle, the bound and the yardstick come from it
     schedules  tile programs the solver chooses between
+    baselines  tile programs of how the operator is computed without this package, for reports: never offered to the
+               solver
     sizes      values of the programs' integer symbols for this spec
     tables     run-time integer tables known from the spec (lengths, offsets), by tensor name
     params     values of the float parameters
@@ -34,6 +36,7 @@ class Operator:
     schedules: Callable[[Any], tuple[Program, ...]]
     sizes: Callable[[Any], dict[str, int]]
     params: Callable[[Any], dict[str, float]]
+    baselines: Callable[[Any], tuple[Program, ...]] = lambda _spec: ()
     tables: Callable[[Any], dict[str, Sequence[int]]] = lambda _spec: {}
     defaults: Callable[[Any], dict[str, Any]] = lambda _spec: {}
     derive: Callable[[Mapping[str, int]], dict[str, int]] = lambda _sizes: {}

@@ -30,6 +30,10 @@ def store(tensor: str, index: Index, value: str) -> Store:
     return Store(access(tensor, index), value)
 
 
+def accumulate(tensor: str, index: Index, value: str) -> Store:
+    return Store(access(tensor, index), value, accumulate=True)
+
+
 def dot(
     name: str, axes: str, a: str, b: str, over: str, init: Scalar | None = None, *, zero_skips: bool = False
 ) -> Dot:

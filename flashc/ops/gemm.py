@@ -60,6 +60,22 @@ def output_stationary(spec: GemmSpec) -> Program:
     return _program(spec, "output_stationary", "Ti Tj Tk stages", body)
 
 
+def unblocked(spec: GemmSpec) -> Program:
+    """One element of the output at a time, each from a whole row of A and column of B: 2 m n k words and m n more."""
+    element = DTYPES[spec.dtype]
+    row = ("b", "k", "i") if spec.transpose_a else ("b", "i", "k")
+    column = ("b", "j", "k") if spec.transpose_b else ("b", "k", "j")
+    value = spec.epilogue if spec.epilogue is not None else Ref("acc")
+    body = (
+        load("at", "k", element, "a", row),
+        load("bt", "k", element, "b", column),
+        dot("acc", "", "at", "bt", "k"),
+        elementwise("out", "", value, DTYPES[spec.out_dtype]),
+        store("c", ("b", "i", "j"), "out"),
+    )
+    return _program(spec, "unblocked", "", (Par(loops(("b", 1), ("i", 1), ("j", 1)), body),))
+
+
 def sizes(spec: GemmSpec) -> dict[str, int]:
     return {"B": spec.batch, "M": spec.m, "N": spec.n, "K": spec.k}
 
@@ -84,5 +100,6 @@ def peers(spec: GemmSpec, tensors: Mapping[str, Any]) -> dict[str, Callable[[], 
 
 OPERATOR = Operator(
     name="gemm", schema=SCHEMA, parse=parse, algorithm=algorithm, schedules=lambda spec: (output_stationary(spec),),
+    baselines=lambda spec: (unblocked(spec),),
     sizes=sizes, params=lambda _spec: {}, reduced=reduced, peers=peers,
 )

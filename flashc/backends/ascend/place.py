@@ -71,9 +71,14 @@ class _Placement:
 
     def placed(self) -> Kernel:
         self.memories = memories(self.device)
-        dots = [s.stmt for s in sites(self.program, self.kernel) if isinstance(s.stmt, Dot)]
+        walked = [s.stmt for s in sites(self.program, self.kernel)]
+        dots = [s for s in walked if isinstance(s, Dot)]
         self.operands = {n for d in dots for n in (d.a, d.b)}
         self.accumulating = {d.out.name: d for d in dots}
+        inner_first = [c for s in reversed(walked) if isinstance(s, Seq) for c in s.carry]
+        for c in inner_first:  # the state of an outer loop continues in that of an inner one
+            if c.next in self.accumulating:
+                self.accumulating[c.value.name] = self.accumulating[c.next]
         return replace(self.kernel, body=self._body(self.kernel.body, {}))
 
     def _body(self, body: Sequence[Stmt], outer: dict[tuple[str, str], str]) -> tuple[Stmt, ...]:

@@ -182,7 +182,7 @@ def _statement(p: Printer, stmt: Stmt, scope: Scope) -> None:
             emit_copy(p, stmt, scope)
         case Dot():
             _dot(p, stmt, scope)
-        case Store():
+        case Store(accumulate=False):
             emit_store(p, stmt, scope)
         case Seq():
             _seq(p, stmt, scope)
@@ -275,6 +275,8 @@ def _seq(p: Printer, seq: Seq, scope: Scope) -> None:
         p.line(f"const long {axis}_n = std::min<long>({int_text(tile)}, {int_text(valid_end(seq, scope))} - {start});")
         p.counts[axis] = f"{axis}_n"
         p.partial.add(axis)
+    if tile == Const(1):
+        p.line(f"[[maybe_unused]] const long {axis} = {start};")
     inner = {**scope, axis: Span(Sym(start), tile, scope[axis].extent, tile == Const(1))}
     _block(p, seq.body, inner, frozenset(c.next for c in seq.carry))
     for c in seq.carry:
@@ -284,7 +286,8 @@ def _seq(p: Printer, seq: Seq, scope: Scope) -> None:
 
 
 def _initialise(p: Printer, value: Value, init: Scalar) -> None:
-    if isinstance(init, Ref) and init.name == value.name:
+    if isinstance(init, Ref) and init.name in p.places:
+        _replace_carried(p, value, init.name)
         return
     if not isinstance(init, Lit):
         raise UnsupportedError(

@@ -97,7 +97,7 @@ def stored(body: Sequence[Stmt], n: int, after: frozenset[str]) -> bool:
 
 def _dead_when_replaced(old: str, new: str, body: Sequence[Stmt]) -> bool:
     """True where nothing reads the carried value after the sweep or dot that makes its replacement."""
-    at = next(n for n, s in enumerate(body) if (o := outputs_of(s)) is not None and o.name == new)
+    at = next(n for n, s in enumerate(body) if new in _defines(s))
     stmt = body[at]
     same = group_of(body, at) if isinstance(stmt, Map | Reduce) else [stmt]
     return not any(old in uses(s) for s in body[at + 1:] if not any(s is g for g in same))
@@ -111,9 +111,10 @@ def _in_place(
     reads = {name for s in group for name in operands(s)}
     rest = after.union(*(uses(s) for s in body[n + 1:] if not any(s is g for g in group)))
     local = {name for s in body[:n] for name in _defines(s)}
+    taken = {slots[name] for name in rest & local & slots.keys()}
     for name in sorted(reads & found.keys() & local):
-        old = found[name].value
-        if name not in rest and (old.dtype, old.layout, old.axes) == (stmt.out.dtype, stmt.out.layout, stmt.out.axes):
+        old, new = found[name].value, stmt.out
+        if slots[name] not in taken and (old.dtype, old.layout, old.axes) == (new.dtype, new.layout, new.axes):
             return {stmt.out.name: slots[name]}
     return {}
 

@@ -31,20 +31,23 @@ def place(program: Program, device: Device) -> Program:
 
 
 def lane_axis(program: Program, kernel: Kernel) -> str:
-    """The tiled output axis that most on-chip values have; ties go to the axis contiguous in the stored tensor."""
+    """The tiled output axis, of all dots where there is one, that most on-chip values have.
+
+    Ties go to the axis contiguous in the stored tensor.
+    """
     count: dict[str, int] = {}
-    candidates: set[str] = set()
+    tiled: list[set[str]] = []
     contiguous = ""
     for site in sites(program, kernel):
         out = outputs_of(site.stmt)
         for axis in out.axes if out else ():
             count[axis] = count.get(axis, 0) + 1
         if isinstance(site.stmt, Dot):
-            candidates |= {a for a in site.stmt.out.axes if a in {t.axis for t in site.trips}}
+            tiled.append({a for a in site.stmt.out.axes if a in {t.axis for t in site.trips}})
         if isinstance(site.stmt, Store):
             contiguous = str(site.stmt.access.index[-1])
-    if not candidates:
-        candidates = set(count)
+    everywhere = set.intersection(*tiled) if tiled else set()
+    candidates = everywhere or set().union(*tiled) or set(count)
     return max(sorted(candidates), key=lambda a: (count.get(a, 0), a == contiguous))
 
 
@@ -85,8 +88,13 @@ class _Placement:
             self.elementwise |= set(operands(stmt))
 
     def _unit(self, dot: Dot) -> str:
+        """Pairs need operands packed along the contracted axis, so every operand of the kernel must have one only."""
         types = {self._value(n).dtype.name for n in (dot.a, dot.b)}
-        return PAIRED if types == {"bf16"} and "avx512_bf16" in self.device.features else ALWAYS_F32
+        if types != {"bf16"} or "avx512_bf16" not in self.device.features:
+            return ALWAYS_F32
+        dots = [s.stmt for s in sites(self.program, self.source) if isinstance(s.stmt, Dot)]
+        packings = {(name, d.over) for d in dots for name in (d.a, d.b)}
+        return PAIRED if len(packings) == len({name for name, _ in packings}) else ALWAYS_F32
 
     def _value(self, name: str) -> Value:
         for site in sites(self.program, self.source):

@@ -50,8 +50,10 @@ class _Sweep:
         raise IRError(f"cpu: no code for `{node}`")
 
     def load(self, name: str) -> str:
+        """A vector of the value; one element for all lanes where the value does not vary along them."""
         place = self.p.places[name]
-        return f"load({self.address(place)})"
+        address = self.address(place)
+        return f"load({address})" if self.p.lane in place.strides else f"splat(({address})[0])"
 
     def address(self, place: Place) -> str:
         terms = [place.pointer]
@@ -144,7 +146,7 @@ def _preload(p: Printer, group: Sequence[Map | Reduce], sweep: _Sweep, rows: set
             continue
         place = p.places[name]
         if set(place.strides) - {p.lane} == rows:
-            p.line(f"const vf {name}_v{suffix} = load({sweep.address(place)});")
+            p.line(f"const vf {name}_v{suffix} = {sweep.load(name)};")
             sweep.registers[name] = f"{name}_v{suffix}"
 
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from flashc.backends.triton.expressions import Expressions
 from flashc.backends.triton.frame import AxisInScope, Frame
 from flashc.backends.triton.scalars import UNARY, Text
+from flashc.ir.analysis import longest_last
 from flashc.ir.intexpr import Const, IntExpr, Max, Min, Sym, ceil_div
-from flashc.ir.nodes import Loop, Par, Seq, Stmt
+from flashc.ir.nodes import Loop, Par, Seq
 from flashc.ir.ranges import tile_range
 
 Entered = Sequence[tuple[Loop, AxisInScope]]
@@ -38,19 +39,6 @@ def _scaled(step: str, axis: AxisInScope) -> str:
     if axis.span.scalar:
         return step
     return f"{f'({step})' if ' ' in step else step} * {axis.block}"
-
-
-def longest_last(par: Par) -> set[str]:
-    """Tiled axes along which the work of a program grows: those that upper bounds of inner loops follow."""
-    if par.order != "longest":
-        return set()
-    bounds = [b for s in _loops(par.body) if s.domain for b in s.domain.upper]
-    tiled = {x.axis for x in par.loops if x.tile != Const(1)}
-    return {axis for axis in tiled if any(axis in b.symbols() for b in bounds)}
-
-
-def _loops(body: Sequence[Stmt]) -> list[Seq]:
-    return [s for stmt in body if isinstance(stmt, Seq) for s in (stmt, *_loops(stmt.body))]
 
 
 def limits(seq: Seq, frame: Frame, text: Expressions) -> tuple[list[str], Text, Text]:

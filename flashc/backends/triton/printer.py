@@ -292,7 +292,7 @@ class _Printer:
             case Load(out=out, access=access):
                 lines, text = self.memory.load(out, access, frame)
                 return [*lines, *self.assign(out, text, frame)]
-            case Store(access=access, value=value):
+            case Store(access=access, value=value, accumulate=False):
                 return self.memory.store(access, value, frame)
             case Copy(out=out, source=source):
                 return self.assign(out, str(self.text.block(Ref(source), out, frame)), frame)

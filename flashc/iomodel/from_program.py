@@ -1,0 +1,167 @@
+"""Reads the affine statements of an operator off its untiled program, so that bounds need no description of their own.
+
+Each dot, reduction and map becomes a statement over the scalar coordinates and the axes it runs along. A loaded tile
+stands for the tensor elements it was loaded from, every other tile for a temp with one element per coordinate. The kept
+part of an axis (causal, window, lengths) comes from a schedule, where it is the domain of a loop. What is not affine
+(gathers, carried values other than sums) is left out: a statement with fewer operands has a weaker bound, never a wrong
+one.
+
+Grouped heads read ``k[h // G]``: there ``h`` is split into two indices, ``h = h_group * G + h_in``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from flashc.iomodel.regions import Region, distinct_elements, region
+from flashc.iomodel.statements import Array, Cascade, Index, Reference, Statement, Update
+from flashc.ir.analysis import Site, expressions, sites
+from flashc.ir.intexpr import Const, FloorDiv, IntExpr, Sym, imax, imin
+from flashc.ir.nodes import Dot, Load, Map, Program, Reduce, Seq, Store
+from flashc.ir.scalar import Coord, Fetch, Lit, Scalar, fetches, refs
+from flashc.ir.types import Value
+
+UPDATES: dict[str, Update] = {"sum": "+=", "max": "max=", "min": "min="}
+
+
+def cascade(algorithm: Program, schedule: Program) -> Cascade:
+    """The statements of ``algorithm``; ``schedule`` (any of the operator's) tells the kept region and what is touched.
+
+    Temps weigh as much as the narrowest floating-point element of the program, however a schedule may store them.
+    """
+    reader = _Reader(algorithm, region(schedule), _split_axes(algorithm))
+    statements = tuple(s for k in algorithm.kernels for site in sites(algorithm, k) for s in reader.read(site))
+    used = {r.array for s in statements for r in (s.target, *s.operands)}
+    types = [*(t.dtype for t in algorithm.tensors), *(v.dtype for v in reader.values)]
+    narrowest = min((d.bytes for d in types if d.kind == "float"), default=1)
+    arrays = [
+        Array(t.name, narrowest if t.role == "temp" else t.dtype.bytes, t.role)
+        for t in algorithm.tensors
+        if t.name in used
+    ]
+    arrays += [Array(name, narrowest, "temp") for name in reader.temps if name in used]
+    known = distinct_elements(schedule)
+    # What is captured where a mask may hide it, and tables, count nothing: that keeps compulsory traffic a bound.
+    touched = tuple((a.name, known.get(a.name, Const(0))) for a in arrays if a.role != "temp")
+    return Cascade(algorithm.name, algorithm.sizes, tuple(arrays), statements, touched)
+
+
+def _split_axes(program: Program) -> dict[str, IntExpr]:
+    """Axes that some access divides, with the divisor."""
+    found: dict[str, IntExpr] = {}
+    for kernel in program.kernels:
+        for site in sites(program, kernel):
+            if isinstance(site.stmt, Load | Store):
+                for part in site.stmt.access.index:
+                    if isinstance(part, FloorDiv) and isinstance(part.num, Sym):
+                        found[part.num.name] = part.den
+    return found
+
+
+@dataclass
+class _Reader:
+    """Walks a program in order and remembers which elements every tile stands for."""
+
+    program: Program
+    kept: Region | None
+    split: dict[str, IntExpr]
+    tiles: dict[str, Reference] = field(default_factory=dict)
+    sums: dict[str, Reference] = field(default_factory=dict)
+    temps: list[str] = field(default_factory=list)
+    values: list[Value] = field(default_factory=list)
+
+    def read(self, site: Site) -> Iterator[Statement]:
+        match site.stmt:
+            case Load(out=out, access=access):
+                self.tiles[out.name] = self._reference(access.tensor, access.index)
+            case Store(access=access, value=value) if value in self.tiles:
+                axes = [a for a in site.scope if any(a in x.symbols() for x in access.index)]
+                target = self._reference(access.tensor, access.index)
+                yield self._statement(site, f"store_{access.tensor}", axes, target, "=", [self.tiles[value]])
+            case Seq(carry=carry, law="add"):
+                self.sums.update({c.next: self._define(site, c.value) for c in carry})
+            case Dot(out=out, a=a, b=b, over=over):
+                factors = [self.tiles[n] for n in (a, b) if n in self.tiles]
+                target = self.tiles[out.name] = self.sums.get(out.name) or self._define(site, out)
+                yield self._statement(site, out.name, (*out.axes, *over), target, "+=", factors)
+            case Reduce(out=out, op=op, source=source, over=over) if source in self.tiles:
+                parts = [self.tiles[source]]
+                target = self._define(site, out)
+                yield self._statement(site, out.name, (*out.axes, over), target, UPDATES[op], parts)
+            case Map(out=out):
+                read = self._operands(site)
+                yield self._statement(site, out.name, out.axes, self._define(site, out), "=", read)
+
+    def _operands(self, site: Site) -> list[Reference]:
+        found: list[Reference] = []
+        for expr in expressions(site.stmt):
+            found += [self.tiles[n] for n in sorted(refs(expr)) if n in self.tiles]
+            gathered = (self._gathered(f) for f in fetches(expr))
+            found += [g for g in gathered if g is not None]
+        return found
+
+    def _gathered(self, fetch: Fetch) -> Reference | None:
+        index = [_position(x) for x in fetch.index]
+        plain = [x for x in index if x is not None]
+        return self._reference(fetch.tensor, plain) if len(plain) == len(index) else None
+
+    def _define(self, site: Site, out: Value) -> Reference:
+        """A temp with one element per scalar coordinate and per coordinate along the tile's axes."""
+        taken = {t.name for t in self.program.tensors} | set(self.temps)
+        name = out.name
+        while name in taken:
+            name += "_"
+        self.temps.append(name)
+        self.values.append(out)
+        axes = (*(t.axis for t in site.trips if site.scope[t.axis].scalar and t.axis not in out.axes), *out.axes)
+        self.tiles[out.name] = self._reference(name, [Sym(a) for a in axes])
+        return self.tiles[out.name]
+
+    def _reference(self, array: str, index: Sequence[IntExpr]) -> Reference:
+        return Reference(array, tuple(y for x in index for y in self._subscript(x)))
+
+    def _subscript(self, part: IntExpr) -> tuple[IntExpr, ...]:
+        for axis, group in self.split.items():
+            if part == Sym(axis) // group:
+                return (Sym(f"{axis}_group"),)
+            part = part.subs({axis: Sym(f"{axis}_group") * group + Sym(f"{axis}_in")})
+        return (part,)
+
+    def _statement(
+        self,
+        site: Site,
+        name: str,
+        axes: Sequence[str],
+        target: Reference,
+        update: Update,
+        operands: Sequence[Reference],
+    ) -> Statement:
+        around = [t.axis for t in site.trips if site.scope[t.axis].scalar or t.axis in axes]
+        run = {*around, *axes}
+        ordered = [a.name for a in self.program.axes if a.name in run]
+        if self.kept is not None and self.kept.axis in run:
+            ordered = [*(a for a in ordered if a != self.kept.axis), self.kept.axis]
+        indices = tuple(i for a in ordered for i in self._indices(a, run))
+        return Statement(name, indices, target, update, tuple(dict.fromkeys(operands)))
+
+    def _indices(self, axis: str, run: set[str]) -> tuple[Index, ...]:
+        zero, extent = Const(0), self.program.axis(axis).extent
+        group = self.split.get(axis)
+        if group is not None:
+            return Index(f"{axis}_group", zero, extent // group), Index(f"{axis}_in", zero, group)
+        if self.kept is None or self.kept.axis != axis:
+            return (Index(axis, zero, extent),)
+        domain = self.kept.domain
+        names = {a.name for a in self.program.axes}
+        if {s for b in (*domain.lower, *domain.upper) for s in b.symbols()} & names - run:
+            return (Index(axis, zero, extent),)
+        lower, upper = (tuple(self._subscript(b)[0] for b in side) for side in (domain.lower, domain.upper))
+        return (Index(axis, imax(zero, *lower), imin(extent, *upper)),)
+
+
+def _position(index: Scalar) -> IntExpr | None:
+    """A plain coordinate or a whole number as an integer expression; None for what is computed."""
+    if isinstance(index, Coord):
+        return Sym(index.axis)
+    return Const(index.value) if isinstance(index, Lit) and isinstance(index.value, int) else None
