@@ -199,8 +199,9 @@ def exchanged_bytes(k: Walked) -> IntExpr:
 class DotCount:
     """One dot: its node, operand type, operations as executed, and bytes of operands it reads.
 
-    On a CPU ``panel_bytes`` is the memory that a register block's vectors are strewn over, and ``panel_reads`` the
-    bytes of vectors that all blocks read.
+    On a CPU ``panel_bytes`` is the memory that a register block's vectors are strewn over, ``panel_reads`` the bytes
+    of vectors that all blocks read, ``result_bytes`` the size of the result's tile, and ``results`` the bytes of
+    results written, and read before where they are added to.
     """
 
     dot: Dot
@@ -209,6 +210,8 @@ class DotCount:
     operand_bytes: IntExpr
     panel_bytes: IntExpr
     panel_reads: IntExpr
+    result_bytes: IntExpr
+    results: IntExpr
 
 
 def dots(k: Walked, device: Device, pad: Pad, workers: IntExpr) -> Iterator[DotCount]:
@@ -223,7 +226,16 @@ def dots(k: Walked, device: Device, pad: Pad, workers: IntExpr) -> Iterator[DotC
         groups = _groups(device, unit.m if unit else 1, workers)
         chained = any(x in reduced for x in dot.out.axes)
         reads = _reads(site, a, b, pad, groups, chained)
-        yield DotCount(dot, a.dtype.name, operations, reads, *_panel(dot, a, b, operations))
+        touched = site.count(dot.out.axes, pad) * dot.out.dtype.bytes * (1 if dot.init is None else 2)
+        tile = _tile_bytes(site, dot.out)
+        yield DotCount(dot, a.dtype.name, operations, reads, *_panel(dot, a, b, operations), tile, touched)
+
+
+def _tile_bytes(site: Site, value: Value) -> IntExpr:
+    size: IntExpr = Const(value.dtype.bytes)
+    for axis in value.axes:
+        size = size * site.scope[axis].size
+    return size
 
 
 def _shape(dot: Dot, a: Value, unit: MatrixUnit | None) -> dict[str, IntExpr]:

@@ -156,12 +156,15 @@ class _Model:
         return time // (block * HIDDEN_LOADS) * slots + self._beyond_first_cache(found)
 
     def _beyond_first_cache(self, found: counts.DotCount) -> IntExpr:
-        """A panel that is strewn over more than the innermost cache comes from the next one at every block."""
+        """A panel that is strewn over more than the innermost cache comes from the next one at every block, and a
+        result whose tile is larger goes there and back."""
         caches = rates.private_caches(self.device)
         if len(caches) < 2 or not caches[-1].capacity_bytes:
             return ZERO
-        larger = imin(ONE, found.panel_bytes // (caches[-1].capacity_bytes + 1))
-        return divided(found.panel_reads, rates.level_rate(caches[-2])) // HIDDEN_PANELS * larger
+        first, next_rate = caches[-1].capacity_bytes, rates.level_rate(caches[-2])
+        strewn, spread = (imin(ONE, b // (first + 1)) for b in (found.panel_bytes, found.result_bytes))
+        panels = divided(found.panel_reads, next_rate) // HIDDEN_PANELS
+        return panels * strewn + divided(found.results, next_rate) * spread
 
     def _moves(self) -> IntExpr:
         """Vector operations of copies and stores, where no other unit moves data."""
