@@ -181,6 +181,71 @@ INLINE vf vtanh(vf x) {  // odd series near 0, where 1 - 2/(e^2x + 1) would canc
 #define SCALAR_OF(f) INLINE float f(float x) { return f(splat(x))[0]; }
 SCALAR_OF(vexp2) SCALAR_OF(vlog2) SCALAR_OF(vexp) SCALAR_OF(vlog) SCALAR_OF(vtanh)
 
+// ---- moves that transpose: dst[x + y * dst_y] = src[x * src_x + y], W x W elements at a time in registers ----
+typedef uint16_t vh __attribute__((vector_size(FLASHC_WIDTH / 16)));
+typedef uint16_t vh_any __attribute__((vector_size(FLASHC_WIDTH / 16), aligned(2), may_alias));
+INLINE vf load_vector(const float* p) { return load(p); }
+INLINE vf load_vector(const bf16* p) { return as_float(__builtin_convertvector(*(const vh_any*)p, vu) << 16); }
+INLINE vf load_vector(const f16* p) { vf r; for (int l = 0; l < W; ++l) r[l] = to_f32(p[l]); return r; }
+INLINE void store_vector(float* p, vf x) { store(p, x); }
+INLINE void store_vector(bf16* p, vf x) { *(vh_any*)p = __builtin_convertvector(round_bf16(x) >> 16, vh); }
+INLINE void store_vector(f16* p, vf x) { for (int l = 0; l < W; ++l) p[l] = from_f32<f16>(x[l]); }
+INLINE float load_one(const float* p) { return *p; }
+template <class T> INLINE float load_one(const T* p) { return to_f32(*p); }
+INLINE void store_one(float* p, float x) { *p = x; }
+template <class T> INLINE void store_one(T* p, float x) { *p = from_f32<T>(x); }
+
+struct Pairs {  // neighbours of a row of bf16 as one 32-bit word each; src_x counts single elements
+  typedef float word __attribute__((aligned(2), may_alias));
+  typedef float words __attribute__((vector_size(FLASHC_WIDTH / 8), aligned(2), may_alias));
+  const bf16* p;
+};
+INLINE vf load_vector(Pairs s) { return *(const Pairs::words*)s.p; }
+INLINE float load_one(Pairs s) { return *(const Pairs::word*)s.p; }
+template <class T> INLINE const T* at(const T* src, long row, long y) { return src + row + y; }
+INLINE Pairs at(Pairs src, long row, long y) { return {src.p + row + 2 * y}; }
+
+template <int... L> struct Lanes {};
+template <int N, int... L> struct LanesTo : LanesTo<N - 1, N - 1, L...> {};
+template <int... L> struct LanesTo<0, L...> { typedef Lanes<L...> all; };
+template <int... L> INLINE vf zip_low(vf a, vf b, Lanes<L...>) {
+  return __builtin_shuffle(a, b, vi{(L / 2 + L % 2 * W)...});
+}
+template <int... L> INLINE vf zip_high(vf a, vf b, Lanes<L...>) {
+  return __builtin_shuffle(a, b, vi{(W / 2 + L / 2 + L % 2 * W)...});
+}
+INLINE void transpose_block(vf (&r)[W]) {  // zipping row n with row n + W/2, log2 W times over, transposes
+  typename LanesTo<W>::all lane;
+#pragma GCC unroll 4
+  for (int step = 1; step < W; step *= 2) {
+    vf z[W];
+#pragma GCC unroll 8
+    for (int n = 0; n < W / 2; ++n) {
+      z[2 * n] = zip_low(r[n], r[n + W / 2], lane);
+      z[2 * n + 1] = zip_high(r[n], r[n + W / 2], lane);
+    }
+#pragma GCC unroll 16
+    for (int n = 0; n < W; ++n) r[n] = z[n];
+  }
+}
+template <class To, class From>
+static __attribute__((noinline)) void transpose(To* dst, long dst_y, From src, long src_x, long nx, long ny) {
+  for (long x = 0; x < nx; x += W)
+    for (long y = 0; y < ny; y += W) {
+      if (x + W <= nx && y + W <= ny) {
+        vf r[W];
+#pragma GCC unroll 16
+        for (int n = 0; n < W; ++n) r[n] = load_vector(at(src, (x + n) * src_x, y));
+        transpose_block(r);
+#pragma GCC unroll 16
+        for (int n = 0; n < W; ++n) store_vector(dst + x + (y + n) * dst_y, r[n]);
+        continue;
+      }
+      for (long i = x; i < std::min(x + W, nx); ++i)
+        for (long j = y; j < std::min(y + W, ny); ++j) store_one(dst + i + j * dst_y, load_one(at(src, i * src_x, j)));
+    }
+}
+
 // ---- sweeps: rows in groups of UNROLL, so that a reduction has as many partial results and never waits for itself ----
 constexpr int UNROLL = 4;
 template <class Row>
