@@ -39,7 +39,8 @@ extern "C" void of_f16(const f16* x, float* y, long n) { for (long i = 0; i < n;
 extern "C" void of_bf16(const bf16* x, float* y, long n) { for (long i = 0; i < n; ++i) y[i] = to_f32(x[i]); }
 extern "C" void pairs(const float* x, const float* y, uint32_t* z, long n) {
   for (long i = 0; i < n; i += W) store_pair(z + i, load(x + i), load(y + i)); }
-#define MOVE(name, To, From) extern "C" void move_##name(void* to, long to_y, void* from, long from_x, long nx, long ny) { \
+#define MOVE(name, To, From) \\
+  extern "C" void move_##name(void* to, long to_y, void* from, long from_x, long nx, long ny) { \\
   transpose((To*)to, to_y, (const From*)from, from_x, nx, ny); }
 MOVE(f32_f32, float, float) MOVE(f32_bf16, float, bf16) MOVE(bf16_f32, bf16, float)
 MOVE(f16_f32, f16, float) MOVE(f32_f16, float, f16)
