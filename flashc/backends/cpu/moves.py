@@ -66,9 +66,9 @@ def _copy_pairs(p: Printer, stmt: Copy, source: Place, target: Place) -> None:
     other = next(a for a in stmt.out.axes if a != pair)
     assert pair is not None
     if source.strides[pair] == "1" and target.strides[other] == "2":
-        step, count = int(target.strides[pair]) // 2, p.counts[pair]
+        row, count = int(target.strides[pair]) // 2, p.counts[pair]
         p.line(
-            f"transpose((float*){target.pointer}, {step}, Pairs{{{source.pointer}}}, {source.strides[other]}, "
+            f"transpose((float*){target.pointer}, {row}, Pairs{{{source.pointer}}}, {source.strides[other]}, "
             f"{p.counts[other]}, {count} / 2);"
         )
         last = f"{target.pointer} + {count} / 2 * {target.strides[pair]}"
