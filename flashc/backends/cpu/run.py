@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import struct
 import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -124,12 +125,12 @@ class PreparedCall:
     """Strides, sizes and parameters of a call laid out for C."""
 
     def __init__(self, run: Callable[..., None], tensors: int, blocks: Sequence[Any]) -> None:
-        self.run, self.addresses, self.blocks = run, ctypes.c_void_p * tensors, blocks
+        self.run, self.packed, self.blocks = run, struct.Struct(f"{tensors}P").pack, blocks
         self.call = _Call(None, *(ctypes.addressof(b) for b in blocks), _pool(), 0)
         self.at = ctypes.addressof(self.call)
 
     def __call__(self, addresses: Sequence[int]) -> None:
-        self.run(self.at, self.addresses(*addresses), threads())
+        self.run(self.at, self.packed(*addresses), threads())
 
 
 def address(array: Any) -> int:
