@@ -39,6 +39,13 @@ extern "C" void of_f16(const f16* x, float* y, long n) { for (long i = 0; i < n;
 extern "C" void of_bf16(const bf16* x, float* y, long n) { for (long i = 0; i < n; ++i) y[i] = to_f32(x[i]); }
 extern "C" void pairs(const float* x, const float* y, uint32_t* z, long n) {
   for (long i = 0; i < n; i += W) store_pair(z + i, load(x + i), load(y + i)); }
+#define MOVE(name, To, From) \\
+  extern "C" void move_##name(void* to, long to_y, void* from, long from_x, long nx, long ny) { \\
+  transpose((To*)to, to_y, (const From*)from, from_x, nx, ny); }
+MOVE(f32_f32, float, float) MOVE(f32_bf16, float, bf16) MOVE(bf16_f32, bf16, float)
+MOVE(f16_f32, f16, float) MOVE(f32_f16, float, f16)
+extern "C" void move_pairs(void* to, long to_y, void* from, long from_x, long nx, long ny) {
+  transpose((float*)to, to_y, Pairs{(const bf16*)from}, from_x, nx, ny); }
 """
 X86 = platform.machine() == "x86_64"
 TARGETS: dict[str, tuple[int, tuple[str, ...], str | None]] = (
@@ -206,3 +213,36 @@ def test_f16_rounds_to_nearest_even(target: str) -> None:
     numbers = ~np.isnan(wanted)
     np.testing.assert_array_equal(np.isnan(found), ~numbers)
     np.testing.assert_array_equal(found.view(np.uint16)[numbers], wanted.view(np.uint16)[numbers])
+
+
+MOVED = {"f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16}
+
+
+MOVES = [("f32", "f32"), ("f32", "bf16"), ("bf16", "f32"), ("f16", "f32"), ("f32", "f16")]
+
+
+@pytest.mark.parametrize(("to", "source"), MOVES)
+@pytest.mark.parametrize(("nx", "ny"), [(16, 16), (1, 40), (40, 1), (33, 47), (64, 80)])
+def test_a_transposing_move_touches_nothing_else(target: str, to: str, source: str, nx: int, ny: int) -> None:
+    rng = np.random.default_rng(nx * ny)
+    given = rng.standard_normal((nx, ny + 3)).astype(MOVED[source])
+    result = np.full((ny, nx + 5), 7, MOVED[to])
+    _move(target, f"{to}_{source}", result, given, nx, ny)
+    wanted = given[:, :ny].T.astype(MOVED[to])
+    np.testing.assert_array_equal(result[:, :nx].astype(np.float32), wanted.astype(np.float32))
+    assert np.all(result[:, nx:].astype(np.float32) == 7)
+
+
+@pytest.mark.parametrize(("rows", "pairs", "more"), [(16, 16, 0), (33, 20, 1), (5, 1, 3)])
+def test_pairs_move_as_words_whatever_the_stride(target: str, rows: int, pairs: int, more: int) -> None:
+    given = np.random.default_rng(rows).integers(0, 2**16, (rows, 2 * pairs + more), dtype=np.uint16)
+    result = np.zeros((pairs, rows), np.uint32)
+    _move(target, "pairs", result, given, rows, pairs)
+    words = given[:, 0 : 2 * pairs : 2] | given[:, 1 : 2 * pairs : 2].astype(np.uint32) << 16
+    np.testing.assert_array_equal(result, words.T)
+
+
+def _move(target: str, name: str, result: Array, given: Array, nx: int, ny: int) -> None:
+    steps = [ctypes.c_long(n) for n in (result.shape[1], given.shape[1], nx, ny)]
+    addresses = [a.ctypes.data_as(ctypes.c_void_p) for a in (result, given)]
+    getattr(library(target), f"move_{name}")(addresses[0], steps[0], addresses[1], *steps[1:])

@@ -109,8 +109,8 @@ int main(int, char** argv) {
   const float* param = (const float*)read_block(f);
   void* tensor[64];
   for (long t = 0; t < tensors; ++t) tensor[t] = read_block(f);
-  const Call call = {tensor, stride, size, param, serial, 1};
-  flashc_run(&call);
+  const Call call = {nullptr, stride, size, param, serial, 0};
+  flashc_run(&call, tensor, 1);
   FILE* out = std::fopen(argv[2], "wb");
   std::fwrite(tensor[std::atol(argv[3])], 1, std::atol(argv[4]), out);
   return std::fclose(out);

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from flashc.autotune.rates import ZERO, matrix_unit, total
-from flashc.hwmodels.model import Device
+from flashc.hwmodels.model import Device, MatrixUnit
 from flashc.ir.analysis import Pad, Site, expressions, sites, tensor_bytes, transfers, values_of
 from flashc.ir.intexpr import Const, IntExpr, Sym, ceil_div, imax, imin
 from flashc.ir.nodes import (
@@ -197,12 +197,21 @@ def exchanged_bytes(k: Walked) -> IntExpr:
 
 @dataclass(frozen=True, slots=True)
 class DotCount:
-    """One dot: its node, operand type, operations as executed, and bytes of operands it reads."""
+    """One dot: its node, operand type, operations as executed, and bytes of operands it reads.
+
+    On a CPU ``panel_bytes`` is the memory that a register block's vectors are strewn over, ``panel_reads`` the bytes
+    of vectors that all blocks read, ``result_bytes`` the size of the result's tile, and ``results`` the bytes of
+    results written, and read before where they are added to.
+    """
 
     dot: Dot
     dtype: str
     operations: IntExpr
     operand_bytes: IntExpr
+    panel_bytes: IntExpr
+    panel_reads: IntExpr
+    result_bytes: IntExpr
+    results: IntExpr
 
 
 def dots(k: Walked, device: Device, pad: Pad, workers: IntExpr) -> Iterator[DotCount]:
@@ -213,22 +222,47 @@ def dots(k: Walked, device: Device, pad: Pad, workers: IntExpr) -> Iterator[DotC
             continue
         dot, a, b = site.stmt, k.values[site.stmt.a], k.values[site.stmt.b]
         unit = matrix_unit(device, dot.atom)
-        shape = {} if unit is None else {
-            **{x: unit.m for x in dot.out.axes if x in a.axes},
-            **{x: unit.n for x in dot.out.axes if x not in a.axes},
-            **dict.fromkeys(dot.over, unit.k),
-        }
-        operations = site.count((*dot.out.axes, *dot.over), _rounded(pad, shape)) * 2
+        operations = site.count((*dot.out.axes, *dot.over), _rounded(pad, _shape(dot, a, unit))) * 2
         groups = _groups(device, unit.m if unit else 1, workers)
         chained = any(x in reduced for x in dot.out.axes)
         reads = _reads(site, a, b, pad, groups, chained)
-        yield DotCount(dot, a.dtype.name, operations, reads)
+        touched = site.count(dot.out.axes, pad) * dot.out.dtype.bytes * (1 if dot.init is None else 2)
+        tile = _tile_bytes(site, dot.out)
+        yield DotCount(dot, a.dtype.name, operations, reads, *_panel(dot, a, b, operations), tile, touched)
 
 
-def _rounded(pad: Pad, shape: Mapping[str, int]) -> Pad:
+def _tile_bytes(site: Site, value: Value) -> IntExpr:
+    size: IntExpr = Const(value.dtype.bytes)
+    for axis in value.axes:
+        size = size * site.scope[axis].size
+    return size
+
+
+def _shape(dot: Dot, a: Value, unit: MatrixUnit | None) -> dict[str, IntExpr]:
+    """What each axis is rounded up to: the matrix unit's shape, or the rows of a register block."""
+    if unit is not None:
+        rows = {x: Const(unit.m if x in a.axes else unit.n) for x in dot.out.axes}
+        return {**rows, **dict.fromkeys(dot.over, Const(unit.k))}
+    if dot.atom is None or dot.atom.lane is None:
+        return {}
+    return {x: dot.atom.n for x in dot.out.axes if x != dot.atom.lane}
+
+
+def _panel(dot: Dot, a: Value, b: Value, operations: IntExpr) -> tuple[IntExpr, IntExpr]:
+    atom = dot.atom
+    if atom is None or atom.lane is None:
+        return ZERO, ZERO
+    vectors = a if atom.lane in a.axes else b
+    modes = vectors.layout.modes if vectors.layout else ()
+    steps = next(m for m in modes if m.axis in dot.over and m.space == "offset")
+    width = vectors.dtype.bytes
+    return steps.shape * steps.stride * width, operations // 2 // atom.n * width
+
+
+def _rounded(pad: Pad, shape: Mapping[str, IntExpr]) -> Pad:
     def rule(axis: str, extent: IntExpr) -> IntExpr:
-        padded, step = pad(axis, extent), shape.get(axis, 1)
-        return padded if step == 1 else ceil_div(padded, step) * step
+        padded = pad(axis, extent)
+        return ceil_div(padded, shape[axis]) * shape[axis] if axis in shape else padded
 
     return rule
 

@@ -56,6 +56,7 @@ STYLES: Mapping[str, Style] = {
 TRANSPOSED_MOVE = 2  # scalar slots (load, store) of an element that a CPU transposes on its way
 STRAIGHT_MOVE = 2  # vector slots (load, store) of a vector of elements
 SPILL_TOUCHES = 32  # accesses of a spilled register per step: read and written by some 16 instructions
+HIDDEN_PANELS = 8  # of vectors that come from the second cache instead of the first, one in this many is not hidden
 HIDDEN_LOADS = 16  # of the loads of a CPU's register block, one part in this is not hidden
 
 
@@ -152,7 +153,18 @@ class _Model:
         ratio = rates.multiply_adds_per_load(self.device)
         block, loads = atom.m * atom.n * ratio.denominator, (atom.m + atom.n) * ratio.numerator
         slots = imax(block, loads) * HIDDEN_LOADS + imin(block, loads)
-        return time // (block * HIDDEN_LOADS) * slots
+        return time // (block * HIDDEN_LOADS) * slots + self._beyond_first_cache(found)
+
+    def _beyond_first_cache(self, found: counts.DotCount) -> IntExpr:
+        """A panel that is strewn over more than the innermost cache comes from the next one at every block, and a
+        result whose tile is larger goes there and back."""
+        caches = rates.private_caches(self.device)
+        if len(caches) < 2 or not caches[-1].capacity_bytes:
+            return ZERO
+        first, next_rate = caches[-1].capacity_bytes, rates.level_rate(caches[-2])
+        strewn, spread = (imin(ONE, b // (first + 1)) for b in (found.panel_bytes, found.result_bytes))
+        panels = divided(found.panel_reads, next_rate) // HIDDEN_PANELS
+        return panels * strewn + divided(found.results, next_rate) * spread
 
     def _moves(self) -> IntExpr:
         """Vector operations of copies and stores, where no other unit moves data."""

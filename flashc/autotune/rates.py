@@ -61,9 +61,14 @@ def exp_rate(device: Device) -> float:
     return device.exp_per_second / 1e12
 
 
+def private_caches(device: Device) -> list[Level]:
+    """Caches of one core whose bandwidth is known, the innermost last."""
+    return [lv for lv in device.levels if lv.kind == "cache" and lv.per == "core" and lv.bandwidth_gbs]
+
+
 def multiply_adds_per_load(device: Device) -> Fraction:
     """Multiply-adds that a CPU core issues per vector load: its peak against its innermost cache."""
-    caches = [lv for lv in device.levels if lv.kind == "cache" and lv.per == "core" and lv.bandwidth_gbs]
+    caches = private_caches(device)
     width = device.vector.width_bits // 8
     if not caches or not caches[-1].bandwidth_gbs:
         return Fraction(1)

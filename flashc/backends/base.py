@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -48,8 +48,22 @@ class Invocation:
     params: Mapping[str, float]
 
 
+class Prepared(Protocol):
+    """A call with everything fixed but where its tensors are: addresses in the order of the program's tensors."""
+
+    def __call__(self, addresses: Sequence[int]) -> None: ...
+
+
 class Executable(Protocol):
     def __call__(self, call: Invocation) -> None: ...
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """What an executable adds for which a call can be laid out once and repeated."""
+
+    def prepare(self, call: Invocation) -> Prepared:
+        """The same call, for other tensors of the same kinds, shapes and strides."""
 
 
 @runtime_checkable

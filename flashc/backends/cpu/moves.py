@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from flashc.backends.cpu.frame import C_TYPE, Place, Printer, address, elements, stride
 from flashc.ir.analysis import tiled_axes
 from flashc.ir.intexpr import Sym
@@ -31,6 +33,9 @@ def emit_copy(p: Printer, stmt: Copy, scope: Scope) -> None:
     if target.pair is not None:
         _copy_pairs(p, stmt, source, target)
         return
+    if _transposes(axes, source.strides, target.strides):
+        _transpose(p, axes, source.pointer, source.strides, target.pointer, target.strides)
+        return
     order = sorted(axes, key=lambda a: source.strides[a] == "1")
     for a in order:
         p.open(f"for (long {a} = 0; {a} < {p.counts[a]}; ++{a})")
@@ -42,11 +47,36 @@ def emit_copy(p: Printer, stmt: Copy, scope: Scope) -> None:
         p.close()
 
 
+def _transposes(axes: Sequence[str], source: Mapping[str, str], target: Mapping[str, str]) -> bool:
+    """Whether one of two axes is contiguous in the source and the other in the target."""
+    return len(axes) == 2 and any(source[y] == "1" and target[x] == "1" for x, y in (axes, axes[::-1]))
+
+
+def _transpose(
+    p: Printer, axes: Sequence[str], source: str, steps: Mapping[str, str], target: str, to: Mapping[str, str]
+) -> None:
+    y = next(a for a in axes if steps[a] == "1")
+    x = next(a for a in axes if a != y)
+    p.line(f"transpose({target}, {to[y]}, {source}, {steps[x]}, {p.counts[x]}, {p.counts[y]});")
+
+
 def _copy_pairs(p: Printer, stmt: Copy, source: Place, target: Place) -> None:
     """Two neighbours along the paired axis make one 32-bit word; past the end the upper half is 0."""
     pair = target.pair
     other = next(a for a in stmt.out.axes if a != pair)
     assert pair is not None
+    if source.strides[pair] == "1" and target.strides[other] == "2":
+        row, count = int(target.strides[pair]) // 2, p.counts[pair]
+        p.line(
+            f"transpose((float*){target.pointer}, {row}, Pairs{{{source.pointer}}}, {source.strides[other]}, "
+            f"{p.counts[other]}, {count} / 2);"
+        )
+        last = f"{target.pointer} + {count} / 2 * {target.strides[pair]}"
+        value = f"{source.pointer}[{other} * {source.strides[other]} + {count} - 1]"
+        p.line(f"if ({count} % 2)")
+        p.line(f"  for (long {other} = 0; {other} < {p.counts[other]}; ++{other})")
+        p.line(f"    ((uint32_t*)({last}))[{other}] = {value};")
+        return
     p.open(f"for (long {pair} = 0; {pair} < {p.counts[pair]}; {pair} += 2)")
     p.line(f"const bf16* const even = {source.pointer} + {pair} * {source.strides[pair]};")
     p.line(f"const bf16* const odd = even + {source.strides[pair]};")
@@ -70,6 +100,10 @@ def emit_store(p: Printer, stmt: Store, scope: Scope) -> None:
     order = sorted(axes, key=lambda a: target[a] == "1")
     p.open("")
     p.line(f"auto* const to = {address(p, stmt.access, tensor, scope)};")
+    if _transposes(axes, source.strides, target):
+        _transpose(p, axes, source.pointer, source.strides, "to", target)
+        p.close()
+        return
     for a in order:
         p.open(f"for (long {a} = 0; {a} < {p.counts[a]}; ++{a})")
     dst = " + ".join(f"{a} * {target[a]}" for a in axes) or "0"

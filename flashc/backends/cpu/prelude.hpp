@@ -5,7 +5,7 @@
 #include <cstring>
 #include <algorithm>
 #include <type_traits>
-#if defined(__AVX512BF16__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
@@ -17,6 +17,7 @@ typedef float vf_any __attribute__((vector_size(FLASHC_WIDTH / 8), aligned(4), m
 typedef uint32_t vu_any __attribute__((vector_size(FLASHC_WIDTH / 8), aligned(4), may_alias));
 typedef uint16_t bf16;
 #define INLINE static inline __attribute__((always_inline))
+#define INLINE_LAMBDA __attribute__((always_inline))
 
 constexpr float INF = __builtin_inff();
 
@@ -73,9 +74,17 @@ INLINE vu round_bf16(vf x) {  // the rounded value in the upper half of each lan
   return (vu)(x != x ? (vi)(u | 0x400000) : (vi)r);
 }
 // Rows 2r and 2r+1 of a tile, one 32-bit word per lane: what a pairwise bf16 dot reads.
+#if defined(__AVX512BF16__) && FLASHC_WIDTH == 512
+INLINE void store_pair(uint32_t* p, vf even, vf odd) {  // the conversion takes subnormals as 0
+  typedef uint16_t vh __attribute__((vector_size(64)));
+  const vh zip = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  *(vu_any*)p = (vu)_mm512_permutexvar_epi16((__m512i)zip, (__m512i)_mm512_cvtne2ps_pbh((__m512)odd, (__m512)even));
+}
+#else
 INLINE void store_pair(uint32_t* p, vf even, vf odd) {
   *(vu_any*)p = (round_bf16(even) >> 16) | (round_bf16(odd) & 0xffff0000u);
 }
+#endif
 
 // where / min / max on vectors and on uniform values alike. NaN in either argument of min or max survives.
 INLINE vf pick(vi c, vf a, vf b) { return c ? a : b; }
@@ -114,21 +123,31 @@ INLINE int32_t vint(float x) { return (int32_t)x; }
 // an online softmax multiplies its state by it at every step that leaves the maximum where it was.
 // Below -126 the result is 0, above 128 it is inf; NaN stays NaN, whatever its payload.
 constexpr float MAGIC = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low mantissa bits
-INLINE vf exp2_parts(vf n_magic, vf f, vf x) {
+INLINE vf exp2_fraction(vf f) {
   vf p = splat(1.326951897e-3f);
   p = p * f + 9.671291336e-3f;
   p = p * f + 5.550710857e-2f;
   p = p * f + 2.402224690e-1f;
   p = p * f + 6.931470037e-1f;
-  p = p * f + 1.0f;
-  vf r = as_float(as_bits(p) + (as_bits(n_magic) << 23));
+  return p * f + 1.0f;
+}
+INLINE vf exp2_parts(vf n_magic, vf f, vf x) {
+  vf r = as_float(as_bits(exp2_fraction(f)) + (as_bits(n_magic) << 23));
   r = x < -126.0f ? vf{} : r;
   return x < 128.0f ? r : x + INF;
 }
+#if defined(__AVX512F__) && FLASHC_WIDTH == 512
+INLINE vf vexp2(vf x) {  // rounding and scaling in one instruction each
+  __m512 high = _mm512_min_ps(_mm512_set1_ps(200.0f), (__m512)x), n = _mm512_roundscale_ps(high, 0);
+  __mmask16 kept = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
+  return (vf)_mm512_maskz_scalef_ps(kept, (__m512)exp2_fraction((vf)high - (vf)n), n);
+}
+#else
 INLINE vf vexp2(vf x) {
   vf z = x + MAGIC, f = x - (z - MAGIC);
   return exp2_parts(z, f, x);
 }
+#endif
 INLINE vf vexp(vf x) {  // reduced by n ln 2 in two parts (Cody and Waite): 2^(x log2 e) alone is off by |x| / 2 ulp
   vf y = x * 1.44269504f, z = y + MAGIC, n = z - MAGIC;
   vf f = ((x - n * 0.693359375f) + n * 2.12194440e-4f) * 1.44269504f;
@@ -161,6 +180,87 @@ INLINE vf vtanh(vf x) {  // odd series near 0, where 1 - 2/(e^2x + 1) would canc
 }
 #define SCALAR_OF(f) INLINE float f(float x) { return f(splat(x))[0]; }
 SCALAR_OF(vexp2) SCALAR_OF(vlog2) SCALAR_OF(vexp) SCALAR_OF(vlog) SCALAR_OF(vtanh)
+
+// ---- moves that transpose: dst[x + y * dst_y] = src[x * src_x + y], W x W elements at a time in registers ----
+typedef uint16_t vh __attribute__((vector_size(FLASHC_WIDTH / 16)));
+typedef uint16_t vh_any __attribute__((vector_size(FLASHC_WIDTH / 16), aligned(2), may_alias));
+INLINE vf load_vector(const float* p) { return load(p); }
+INLINE vf load_vector(const bf16* p) { return as_float(__builtin_convertvector(*(const vh_any*)p, vu) << 16); }
+INLINE vf load_vector(const f16* p) { vf r; for (int l = 0; l < W; ++l) r[l] = to_f32(p[l]); return r; }
+INLINE void store_vector(float* p, vf x) { store(p, x); }
+INLINE void store_vector(bf16* p, vf x) { *(vh_any*)p = __builtin_convertvector(round_bf16(x) >> 16, vh); }
+INLINE void store_vector(f16* p, vf x) { for (int l = 0; l < W; ++l) p[l] = from_f32<f16>(x[l]); }
+INLINE float load_one(const float* p) { return *p; }
+template <class T> INLINE float load_one(const T* p) { return to_f32(*p); }
+INLINE void store_one(float* p, float x) { *p = x; }
+template <class T> INLINE void store_one(T* p, float x) { *p = from_f32<T>(x); }
+
+struct Pairs {  // neighbours of a row of bf16 as one 32-bit word each; src_x counts single elements
+  typedef float word __attribute__((aligned(2), may_alias));
+  typedef float words __attribute__((vector_size(FLASHC_WIDTH / 8), aligned(2), may_alias));
+  const bf16* p;
+};
+INLINE vf load_vector(Pairs s) { return *(const Pairs::words*)s.p; }
+INLINE float load_one(Pairs s) { return *(const Pairs::word*)s.p; }
+template <class T> INLINE const T* at(const T* src, long row, long y) { return src + row + y; }
+INLINE Pairs at(Pairs src, long row, long y) { return {src.p + row + 2 * y}; }
+
+template <int... L> struct Lanes {};
+template <int N, int... L> struct LanesTo : LanesTo<N - 1, N - 1, L...> {};
+template <int... L> struct LanesTo<0, L...> { typedef Lanes<L...> all; };
+template <int... L> INLINE vf zip_low(vf a, vf b, Lanes<L...>) {
+  return __builtin_shuffle(a, b, vi{(L / 2 + L % 2 * W)...});
+}
+template <int... L> INLINE vf zip_high(vf a, vf b, Lanes<L...>) {
+  return __builtin_shuffle(a, b, vi{(W / 2 + L / 2 + L % 2 * W)...});
+}
+INLINE void transpose_block(vf (&r)[W]) {  // zipping row n with row n + W/2, log2 W times over, transposes
+  typename LanesTo<W>::all lane;
+#pragma GCC unroll 4
+  for (int step = 1; step < W; step *= 2) {
+    vf z[W];
+#pragma GCC unroll 8
+    for (int n = 0; n < W / 2; ++n) {
+      z[2 * n] = zip_low(r[n], r[n + W / 2], lane);
+      z[2 * n + 1] = zip_high(r[n], r[n + W / 2], lane);
+    }
+#pragma GCC unroll 16
+    for (int n = 0; n < W; ++n) r[n] = z[n];
+  }
+}
+template <class To, class From>
+static __attribute__((noinline)) void transpose(To* dst, long dst_y, From src, long src_x, long nx, long ny) {
+  for (long x = 0; x < nx; x += W)
+    for (long y = 0; y < ny; y += W) {
+      if (x + W <= nx && y + W <= ny) {
+        vf r[W];
+#pragma GCC unroll 16
+        for (int n = 0; n < W; ++n) r[n] = load_vector(at(src, (x + n) * src_x, y));
+        transpose_block(r);
+#pragma GCC unroll 16
+        for (int n = 0; n < W; ++n) store_vector(dst + x + (y + n) * dst_y, r[n]);
+        continue;
+      }
+      for (long i = x; i < std::min(x + W, nx); ++i)
+        for (long j = y; j < std::min(y + W, ny); ++j) store_one(dst + i + j * dst_y, load_one(at(src, i * src_x, j)));
+    }
+}
+
+// ---- sweeps: rows in groups of UNROLL, so that a reduction has as many partial results and never waits for itself ----
+constexpr int UNROLL = 4;
+template <class Row>
+INLINE void for_rows(long count, Row row) {
+  long n = 0;
+  for (; n + UNROLL <= count; n += UNROLL)
+#pragma GCC unroll 4
+    for (int u = 0; u < UNROLL; ++u) row(n + u, u);
+  for (; n < count; ++n) row(n, 0);
+}
+INLINE vf add(vf a, vf b) { return a + b; }
+template <class Combine>
+INLINE vf combined(const vf (&part)[UNROLL], Combine combine) {
+  return combine(combine(part[0], part[1]), combine(part[2], part[3]));
+}
 
 // ---- atoms: one register block of a dot, MR vectors of the lane axis x NR broadcast rows ----
 // acc[n][m] += sum over k of a[k][m-th vector] * b[n][k].  a_k: elements between consecutive k of a.
@@ -246,7 +346,7 @@ INLINE void rows(const A* a, long a_k, const B* b, long b_n, long b_k, long coun
     if (n < rows_n) rows<Atom, MR, NR / 2>(a, a_k, b, b_n, b_k, count, n, rows_n, m0, done);
 }
 template <class Atom, int MR, int NR, class A, class B, class Done>
-INLINE void dot_tile(const A* a, long a_k, const B* b, long b_n, long b_k, long count, long rows_n, int vectors, Done done) {
+static __attribute__((noinline)) void dot_tile(const A* a, long a_k, const B* b, long b_n, long b_k, long count, long rows_n, int vectors, Done done) {
   for (int m = 0; m < vectors; m += MR)
     rows<Atom, MR, NR>(a + m * W * Atom::depth, a_k, b, b_n, b_k, count, 0, rows_n, m, done);
 }
@@ -279,10 +379,14 @@ static void dot_skipping(const A* a, long a_k, const B* b, long b_n, long b_k, l
 
 // ---- the host's side of a call ----
 struct Call {
-  void* const* tensor;     // one pointer per tensor
+  void* const* tensor;     // one pointer per tensor: known at each call, as `threads` is
   const long* stride;      // elements, all tensors and dimensions in order
   const long* size;        // the program's integer symbols
   const float* param;      // its float parameters
   void (*parallel)(long tasks, void (*task)(const Call*, long, char*), const Call*, long scratch_bytes, int threads);
   int threads;
 };
+INLINE Call called(Call fixed, void* const* tensor, int threads) {
+  fixed.tensor = tensor, fixed.threads = threads;
+  return fixed;
+}

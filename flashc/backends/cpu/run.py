@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -82,51 +83,68 @@ def _pool() -> int:
 _keep: list[Any] = []
 
 
+@lru_cache(maxsize=1)
+def allowed_cores() -> int:
+    """Cores this process may run on, as at its first call: asking takes longer than a small kernel."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def threads() -> int:
     """Threads of a call: torch's setting once torch is imported, else OMP_NUM_THREADS; at most the affinity."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        return max(1, min(allowed, int(torch.get_num_threads())))
+    allowed = allowed_cores()
+    if "torch" in sys.modules:
+        return min(allowed, sys.modules["torch"].get_num_threads()) or 1
     wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return max(1, min(allowed, int(wanted))) if wanted.isdigit() else allowed
 
 
 class CpuExecutable:
-    """A loaded program. Calls may come from several threads; each builds its own argument block."""
+    """A loaded program. Calls may come from several threads; each has its own array of addresses."""
 
     def __init__(self, library: Path, program: Program) -> None:
         self.program = program
         self.library = ctypes.CDLL(str(library))
         self.run = self.library.flashc_run
-        self.run.argtypes, self.run.restype = [ctypes.POINTER(_Call)], None
-        self.dims = [len(t.dims) for t in program.tensors]
+        self.run.argtypes, self.run.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int], None
 
     def __call__(self, call: Invocation) -> None:
-        pointers: list[int] = []
-        strides: list[int] = []
-        for tensor in self.program.tensors:
-            pointer, steps = address_and_strides(call.tensors[tensor.name])
-            pointers.append(pointer)
-            strides += steps
+        self.prepare(call)([address(call.tensors[t.name]) for t in self.program.tensors])
+
+    def prepare(self, call: Invocation) -> PreparedCall:
+        steps = [s for t in self.program.tensors for s in strides(call.tensors[t.name])]
         names = [p.name for p in self.program.params]
         blocks = (
-            (ctypes.c_void_p * len(pointers))(*pointers),
-            (ctypes.c_long * max(1, len(strides)))(*strides),
+            (ctypes.c_long * max(1, len(steps)))(*steps),
             (ctypes.c_long * len(self.program.sizes))(*(call.sizes[n] for n in self.program.sizes)),
             (ctypes.c_float * max(1, len(names)))(*(call.params[n] for n in names)),
         )
-        block = _Call(*(ctypes.addressof(b) for b in blocks), _pool(), threads())
-        self.run(ctypes.byref(block))
+        return PreparedCall(self.run, len(self.program.tensors), blocks)
 
 
-def address_and_strides(array: Any) -> tuple[int, Sequence[int]]:
-    """Address and strides in elements of a numpy array or a CPU torch tensor; ArgumentError for another."""
+class PreparedCall:
+    """Strides, sizes and parameters of a call laid out for C."""
+
+    def __init__(self, run: Callable[..., None], tensors: int, blocks: Sequence[Any]) -> None:
+        self.run, self.packed, self.blocks = run, struct.Struct(f"{tensors}P").pack, blocks
+        self.call = _Call(None, *(ctypes.addressof(b) for b in blocks), _pool(), 0)
+        self.at = ctypes.addressof(self.call)
+
+    def __call__(self, addresses: Sequence[int]) -> None:
+        self.run(self.at, self.packed(*addresses), threads())
+
+
+def address(array: Any) -> int:
+    """Where the elements of a numpy array or a CPU torch tensor start; ArgumentError for a tensor elsewhere."""
     if not hasattr(array, "data_ptr"):
-        return int(array.ctypes.data), [s // array.itemsize for s in array.strides]
+        return int(array.ctypes.data)
     if array.device.type != "cpu":
         raise ArgumentError(f"a CPU kernel was given a tensor on {array.device}; move it to the CPU")
-    return int(array.data_ptr()), array.stride()
+    return int(array.data_ptr())
+
+
+def strides(array: Any) -> Sequence[int]:
+    """Strides in elements."""
+    return array.stride() if hasattr(array, "data_ptr") else [s // array.itemsize for s in array.strides]
 
 
 def load(built: Built, program: Program) -> CpuExecutable:

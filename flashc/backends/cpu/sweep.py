@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from flashc.backends.cpu.frame import Place, Printer
 
 _IDENTITY = {"max": "-INF", "sum": "0.0f", "min": "INF"}
-_COMBINE = {"max": "vmax({0}, {1})", "sum": "{0} + {1}", "min": "vmin({0}, {1})"}
+_PART = "[[maybe_unused]] int part"
+_COMBINE = {"max": "vmax", "sum": "add", "min": "vmin"}
 
 
 class _Sweep:
@@ -125,17 +126,22 @@ def emit_sweep(p: Printer, group: Sequence[Map | Reduce], stored: set[str], scop
     sweep = _Sweep(p, scope, {lane: f"{lane}_v"})
     sweep.stored = stored
     _preload(p, group, sweep, set())
-    for stmt in group:
-        if isinstance(stmt, Reduce):
-            p.line(f"vf {stmt.out.name}_r = splat({_IDENTITY[stmt.op]});")
     if rows:
-        _row_loop(p, group, sweep, rows[0])
+        _reducing_rows(p, group, sweep, rows[0])
     else:
         _row(p, group, sweep, "")
-    for stmt in group:
-        if isinstance(stmt, Reduce):
-            p.line(f"store({sweep.address(p.places[stmt.out.name])}, {stmt.out.name}_r);")
     p.close()
+
+
+def _reducing_rows(p: Printer, group: Sequence[Map | Reduce], sweep: _Sweep, row: str) -> None:
+    reductions = [s for s in group if isinstance(s, Reduce)]
+    for stmt in reductions:
+        p.line(f"vf {stmt.out.name}_r[UNROLL];")
+        p.line(f"std::fill_n({stmt.out.name}_r, UNROLL, splat({_IDENTITY[stmt.op]}));")
+    _row_loop(p, group, sweep, row)
+    for stmt in reductions:
+        law = f"[](vf a, vf b) {{ return {_COMBINE[stmt.op]}(a, b); }}"
+        p.line(f"store({sweep.address(p.places[stmt.out.name])}, combined({stmt.out.name}_r, {law}));")
 
 
 def _preload(p: Printer, group: Sequence[Map | Reduce], sweep: _Sweep, rows: set[str], suffix: str = "") -> None:
@@ -162,15 +168,16 @@ def _row_loop(p: Printer, group: Sequence[Map | Reduce], sweep: _Sweep, row: str
     count = p.counts[row]
     paired = any(p.places[name].pair == row for name in sweep.stored)
     if not paired:
-        p.line("#pragma GCC unroll 4")
-        p.open(f"for (long {row} = 0; {row} < {count}; ++{row})")
+        p.open(f"for_rows({count}, [&](long {row}, {_PART}) INLINE_LAMBDA")
         _row(p, group, sweep.at_row(row, row), "")
-        p.close()
+        p.close("});")
         return
-    p.open(f"for (long {row} = 0; {row} + 1 < {count}; {row} += 2)")
+    p.open(f"for_rows({count} / 2, [&](long {row}_pair, {_PART}) INLINE_LAMBDA")
+    p.line(f"const long {row} = 2 * {row}_pair;")
     _pair(p, group, sweep, row, both=True)
-    p.close()
+    p.close("});")
     p.open(f"if (const long {row} = {count} - 1; {count} % 2)")
+    p.line("[[maybe_unused]] const int part = 0;")
     _pair(p, group, sweep, row, both=False)
     p.close()
 
@@ -194,8 +201,8 @@ def _row(p: Printer, group: Sequence[Map | Reduce], sweep: _Sweep, suffix: str) 
     for stmt in group:
         if isinstance(stmt, Reduce):
             value = sweep.leaf(Ref(stmt.source)).code
-            name = f"{stmt.out.name}_r"
-            p.line(f"{name} = {_COMBINE[stmt.op].format(name, value)};")
+            name = f"{stmt.out.name}_r[part]"
+            p.line(f"{name} = {_COMBINE[stmt.op]}({name}, {value});")
             continue
         register = f"{stmt.out.name}_v{suffix}"
         text = as_vector(as_kind(scalar_text(stmt.expr, sweep.leaf), "float"))

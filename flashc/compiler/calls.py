@@ -1,0 +1,104 @@
+"""Repeated calls: what checking a first call's arguments worked out serves every later call of the same signature.
+
+A signature is all that the checks depend on: kind, shape, strides and element type of each argument. A call that had to
+convert an argument is not kept.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from flashc.backends.base import Executable, Invocation, Prepared, Preparing
+from flashc.ir.nodes import Program
+
+KEPT = 4096  # signatures of one kernel; when there are more, all are worked out anew
+
+Source = Callable[[Sequence[Any]], Any]
+
+
+def signature(value: Any) -> Hashable:
+    """What the checks of one array or tensor depend on. Raises AttributeError for anything else."""
+    if type(value) is np.ndarray:
+        return value.shape, value.strides, value.dtype, value.flags.num
+    return value.shape, value.stride(), value.dtype, value.device, value.requires_grad, value.is_neg(), type(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """A call by addresses.
+
+    ``made``: the tensors that are not arguments, from the arguments. ``order``: the program's tensors among the
+    arguments and then those made; ``outputs``: the results among them.
+    """
+
+    prepared: Prepared
+    made: tuple[Source, ...]
+    order: tuple[int, ...]
+    outputs: tuple[int, ...]
+    address: Callable[[Any], int]
+
+    def __call__(self, arguments: Sequence[Any]) -> tuple[Any, ...]:
+        tensors = [*arguments, *[make(arguments) for make in self.made]]
+        address = self.address
+        self.prepared([address(tensors[n]) for n in self.order])
+        return tuple([tensors[n] for n in self.outputs])
+
+
+def repeat_of(
+    executable: Executable, program: Program, call: Invocation, names: Sequence[str], arguments: Sequence[Any]
+) -> Repeat | None:
+    """The call for other ``arguments`` (tensors by ``names``) of the same signatures, or None if it must be checked."""
+    same = all(call.tensors[n] is a for n, a in zip(names, arguments, strict=True))
+    kind = type(arguments[0])
+    if not same or not isinstance(executable, Preparing) or any(type(a) is not kind for a in arguments):
+        return None
+    if kind is not np.ndarray and (kind is not sys.modules["torch"].Tensor or any(a.requires_grad for a in arguments)):
+        return None
+    others = [t.name for t in program.tensors if t.name not in names]
+    position = {name: n for n, name in enumerate((*names, *others))}
+    return Repeat(
+        executable.prepare(call),
+        tuple(_source(program, name, call, arguments) for name in others),
+        tuple(position[t.name] for t in program.tensors),
+        tuple(position[t.name] for t in program.tensors if t.role == "out"),
+        _numpy_address if kind is np.ndarray else kind.data_ptr,
+    )
+
+
+def _source(program: Program, name: str, call: Invocation, arguments: Sequence[Any]) -> Source:
+    tensor, like = program.tensor(name), call.tensors[name]
+    if tensor.role == "in":  # a default: the same at every call
+        return lambda _arguments: like
+    shape, dtype = tuple(like.shape), like.dtype
+    if isinstance(like, np.ndarray):
+        return lambda _arguments: np.empty(shape, dtype)
+    torch = sys.modules["torch"]
+    empty, empty_like, device = torch.empty, torch.empty_like, like.device
+    alike = [n for n, a in enumerate(arguments) if a.shape == shape and a.dtype == dtype and a.is_contiguous()]
+    if alike:  # made in half the time
+        return lambda arguments: empty_like(arguments[alike[0]])
+    return lambda _arguments: empty(shape, dtype=dtype, device=device)
+
+
+def _numpy_address(array: Any) -> int:
+    return array.ctypes.data  # type: ignore[no-any-return]
+
+
+class Repeats:
+    """Calls worked out so far, by signature. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Hashable, Repeat] = {}
+        self.get = self._kept.get
+
+    def keep(self, key: Hashable, repeat: Repeat | None) -> None:
+        if repeat is None:
+            return
+        if len(self._kept) >= KEPT:
+            self._kept.clear()
+        self._kept[key] = repeat
