@@ -16,7 +16,7 @@ import torch
 from attention_reference import DTYPES, Array, attend, normal, small
 
 import flashc
-from flashc.backends.cpu.run import threads
+from flashc.backends.cpu.run import allowed_cores, threads
 from flashc.errors import ArgumentError, DeviceAbsentError, WorkloadError
 
 # -- repeating
@@ -195,9 +195,13 @@ needs_two_cpus = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="ne
     ("setting", "count"),
     [(None, 4), ("1", 1), ("3", 3), (" 2,1", 2), ("0", 1), ("words", 4), ("", 4), ("-1", 4), ("100000", 4)],
 )
-def test_omp_num_threads_within_the_affinity(setting: str | None, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_omp_num_threads_within_the_affinity(
+    setting: str | None, count: int, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     monkeypatch.delitem(sys.modules, "torch")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _process: {0, 1, 5, 7})
+    allowed_cores.cache_clear()
+    request.addfinalizer(allowed_cores.cache_clear)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if setting is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", setting)

@@ -52,8 +52,8 @@ int main(int count, char**) {
   const long size[] = {%(sizes)s}, stride[] = {%(strides)s};
   const float param[] = {%(params)s};
   scratch_at = base + %(scratch)s;
-  const Call call = {tensor, stride, size, param, serial, 1};
-  if (count > 1) flashc_run(&call);
+  const Call call = {nullptr, stride, size, param, serial, 0};
+  if (count > 1) flashc_run(&call, tensor, 1);
   return base == nullptr;
 }
 """

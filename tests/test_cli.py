@@ -26,7 +26,7 @@ pytest_plugins = ("cli_runner",)
 
 ROOT = Path(__file__).parents[1]
 ATTENTION, GEMM = ROOT / "examples" / "attention.yaml", ROOT / "examples" / "gemm.yaml"
-COMMANDS = ("bench", "bound", "cache", "compile", "devices", "ir", "tune", "verify")
+COMMANDS = ("bench", "bound", "cache", "compile", "devices", "ir", "report", "tune", "verify")
 
 
 def script(*arguments: object) -> subprocess.CompletedProcess[str]:
