@@ -16,8 +16,9 @@ from flashc.compiler.workload import load_workload
 from flashc.errors import ArgumentError
 from flashc.iomodel.attention import attention_bounds
 from flashc.iomodel.attention_backward import KAPPA
-from flashc.iomodel.attention_theorems import NO_RECOMPUTE, BlockBound, ComputedOnceBound, with_instance
+from flashc.iomodel.attention_theorems import NO_RECOMPUTE, BlockBound, ComputedOnceBound
 from flashc.iomodel.bound import LowerBound, best
+from flashc.iomodel.bounds import certified
 from flashc.iomodel.checker_attention import CHECKS
 from flashc.iomodel.from_program import cascade
 from flashc.iomodel.statements import Array, Cascade, Index, Reference, Statement
@@ -399,7 +400,7 @@ def certificates() -> list[dict[str, Any]]:
         sizes = {name: TINY[name] for name in found.sizes}
         for one in attention_bounds(found):
             assert isinstance(one, BlockBound | ComputedOnceBound)
-            made.append(json.loads(json.dumps(with_instance(one.certificate(), one, sizes, 16.0))))
+            made.append(json.loads(json.dumps(certified(one, sizes, 16.0))))
     return made
 
 

@@ -12,7 +12,6 @@ chi(X) multiply-adds of the counted contractions then loads >= work * (X - M) / 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -45,6 +44,12 @@ class Outputs:
 
     def evidence(self) -> Json:
         return {"accumulator_bytes": str(self.accumulators), "stored_bytes": str(self.stored)}
+
+    def numbers(self, sizes: Env) -> Json:
+        return {
+            "accumulator_bytes": int(self.accumulators.evaluate(sizes)),
+            "stored_bytes": int(self.stored.evaluate(sizes)),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +118,10 @@ class BlockBound:
             },
         }
 
+    def numbers(self, sizes: Env) -> Json:
+        own = {"work": int(self.work.evaluate(sizes)), "depth": int(self.depth.evaluate(sizes))}
+        return {**own, **self.outputs.numbers(sizes)}
+
 
 @dataclass(frozen=True, slots=True)
 class Term:
@@ -175,34 +184,19 @@ class ComputedOnceBound:
             },
         }
 
+    def numbers(self, sizes: Env) -> Json:
+        return {
+            "works": [int(t.work.evaluate(sizes)) for t in self.terms],
+            "pairs": [int(p.evaluate(sizes)) for p in self.pairs],
+            "score_bytes": int(self.started().evaluate(sizes)),
+            **self.outputs.numbers(sizes),
+        }
+
 
 def block_size(large: Fraction, small: Fraction, depth: int, fast_bytes: float) -> float:
     """The X that maximises (X - M) / chi(X): 2 M and 3 M where that regime of chi holds, else where they cross."""
     crossing = float(small / large) * depth**2
     return min(max(2 * fast_bytes, crossing), 3 * fast_bytes)
-
-
-def with_instance(certificate: Json, bound: BlockBound | ComputedOnceBound, sizes: Env, fast_bytes: float) -> Json:
-    """The certificate with one set of sizes worked out, so that a checker without our expressions can redo it."""
-    moved = bound.at(sizes, fast_bytes)
-    values: dict[str, Any] = {
-        "sizes": {name: value if isinstance(value, int) else list(value) for name, value in sizes.items()},
-        "fast_bytes": fast_bytes,
-        "accumulator_bytes": bound.outputs.accumulators.evaluate(sizes),
-        "stored_bytes": bound.outputs.stored.evaluate(sizes),
-        **_numbers(bound, sizes),
-    }
-    return {**certificate, "instance": {**values, "loads": moved.loads, "stores": moved.stores, "total": moved.total}}
-
-
-def _numbers(bound: BlockBound | ComputedOnceBound, sizes: Mapping[str, Any]) -> Json:
-    if isinstance(bound, BlockBound):
-        return {"work": bound.work.evaluate(sizes), "depth": bound.depth.evaluate(sizes)}
-    return {
-        "works": [t.work.evaluate(sizes) for t in bound.terms],
-        "pairs": [p.evaluate(sizes) for p in bound.pairs],
-        "score_bytes": bound.started().evaluate(sizes),
-    }
 
 
 def _refuse_empty(fast_bytes: float) -> None:

@@ -45,6 +45,10 @@ class LowerBound(Protocol):
         """Everything an independent checker needs (docs/schema/certificate.schema.json)."""
         ...
 
+    def numbers(self, sizes: Env) -> Json:
+        """The counts of one call that the bound is computed from, for the certificate's instance."""
+        ...
+
 
 def best(bounds: Sequence[LowerBound], sizes: Env, fast_bytes: float) -> tuple[Moved, LowerBound]:
     """The largest total, with loads and stores each the largest that any bound proves, and the rule that gives it."""

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from flashc.hwmodels.model import Device
 from flashc.iomodel.attention import attention_bounds
-from flashc.iomodel.attention_theorems import with_instance
 from flashc.iomodel.bound import Env, Json, LowerBound
-from flashc.iomodel.capacity import Capacity, statement_bounds
-from flashc.iomodel.compulsory import Compulsory, compulsory
+from flashc.iomodel.capacity import statement_bounds
+from flashc.iomodel.compulsory import compulsory
 from flashc.iomodel.recurrence import recurrence_bounds
 from flashc.iomodel.statements import Cascade
 from flashc.iomodel.sums import sum_bounds
@@ -53,21 +51,17 @@ def evaluated(bounds: Iterable[LowerBound], sizes: Env, fast_bytes: float) -> tu
 
 def certified(bound: LowerBound, sizes: Env, fast_bytes: float) -> Json:
     """The certificate with its numbers for one call, which a checker can redo."""
-    certificate = bound.certificate()
     sizes = {name: value if isinstance(value, int) else list(map(int, value)) for name, value in sizes.items()}
-    if not isinstance(bound, Compulsory | Capacity):
-        known: Any = bound
-        return with_instance(certificate, known, sizes, fast_bytes)
     moved = bound.at(sizes, fast_bytes)
     instance = {
         "sizes": sizes,
         "fast_bytes": fast_bytes,
-        "values": {str(e): int(e.evaluate(sizes)) for e in bound.expressions()},
+        **bound.numbers(sizes),
         "loads": moved.loads,
         "stores": moved.stores,
         "total": moved.total,
     }
-    return {**certificate, "instance": instance}
+    return {**bound.certificate(), "instance": instance}
 
 
 def fast_memory_bytes(device: Device) -> int:

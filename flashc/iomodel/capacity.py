@@ -12,7 +12,6 @@ from flashc.iomodel.derive import Part, described, parts
 from flashc.iomodel.monomial import Term
 from flashc.iomodel.statements import Cascade
 from flashc.iomodel.values import Values, notes, readings, started
-from flashc.ir.intexpr import IntExpr
 
 ORDER = "every operation is done (no Strassen), sums in any order"
 COUNTED = "{} runs {} times"
@@ -62,10 +61,10 @@ class Capacity:
             claim,
         }  # fmt: skip
 
-    def expressions(self) -> tuple[IntExpr, ...]:
-        """Every size-dependent quantity that ``at`` evaluates."""
-        terms = tuple(x for t in self.terms for x in (t.volume, *(e for e, _ in t.factors)))
-        return (*terms, *(e.count for e in (*self.free, *self.stored)))
+    def numbers(self, sizes: Env) -> Json:
+        terms = [x for t in self.terms for x in (t.volume, *(e for e, _ in t.factors))]
+        counts = [*terms, *(e.count for e in (*self.free, *self.stored))]
+        return {"values": {str(e): int(e.evaluate(sizes)) for e in counts}}
 
 
 def term_json(term: Term) -> Json:

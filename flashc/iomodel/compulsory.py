@@ -61,8 +61,8 @@ class Compulsory:
             claim,
         }  # fmt: skip
 
-    def expressions(self) -> tuple[IntExpr, ...]:
-        return tuple(e.count for e in (*self.loaded, *self.stored))
+    def numbers(self, sizes: Env) -> Json:
+        return {"values": {str(e.count): int(e.count.evaluate(sizes)) for e in (*self.loaded, *self.stored)}}
 
 
 def compulsory(cascade: Cascade) -> Compulsory:
