@@ -26,6 +26,7 @@ from flashc.ir.nodes import (
     Store,
     Sync,
     outputs_of,
+    tiled_axis,
 )
 from flashc.ir.ranges import Scope, enter, part_range, valid_end, whole
 from flashc.ir.scalar import FUNCTIONS, Call, Scalar, coords, fetches, refs, walk
@@ -130,7 +131,12 @@ def _enter(
 
 def tiled_axes(access: Access, scope: Scope) -> tuple[str, ...]:
     """Axes of which the access takes a whole tile."""
-    return tuple(x.name for x in access.index if isinstance(x, Sym) and x.name in scope and not scope[x.name].scalar)
+    return tuple(a for expr in access.index if (a := tiled_axis(expr, tiled_in(scope))) is not None)
+
+
+def tiled_in(scope: Scope) -> frozenset[str]:
+    """The axes that are more than one coordinate."""
+    return frozenset(a for a, span in scope.items() if not span.scalar)
 
 
 # -- traffic with the slowest memory

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention: one algorithm, three schedules.
+"""Scaled dot-product attention: one algorithm, four schedules.
 
     S = Q K^T;  X = logit(S);  P = softmax(X) along keys;  O = P V;  LSE = log sum exp X
 
@@ -11,6 +11,7 @@ Saha & Ye 2024, and the walkers in flashc.ir.analysis for the exact figures):
     q_stationary   4 n m d^2 / M        online softmax, FlashAttention-2 order
     tile_fused     4.9 n m d / sqrt(M)  score tile resident, Q, K, V by column slices, O read-modify-write
     stored_scores  4 n m d / sqrt(M) + n m   scores written once
+    grouped_rows   as q_stationary, with n times the query heads of a key head for n: K and V pass by once per group
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ from flashc.ops.build import (
     store,
     syms,
 )
+from flashc.ops.grouping import Grouping, grouped
 
 LOG2E = 1.4426950408889634
 LN2 = 0.6931471805599453
@@ -337,6 +339,11 @@ def stored_scores(spec: AttentionSpec) -> Program:
     return _program(spec, "stored_scores", "Ti Tj Tk Ri Rj Re stages", *kernels, temps=temps)
 
 
+def grouped_rows(spec: AttentionSpec) -> Program:
+    """q_stationary with the query heads of one key head as further rows of its tiles: they share each K and V tile."""
+    return grouped(q_stationary(spec), "grouped_rows", Grouping("h", Hkv, "g", G, "Tg"))
+
+
 def sizes(spec: AttentionSpec) -> dict[str, int]:
     extents = {
         "B": spec.batch,
@@ -443,7 +450,7 @@ OPERATOR = Operator(
     schema=SCHEMA,
     parse=parse,
     algorithm=algorithm,
-    schedules=lambda spec: (q_stationary(spec), tile_fused(spec), stored_scores(spec)),
+    schedules=lambda spec: (q_stationary(spec), tile_fused(spec), stored_scores(spec), grouped_rows(spec)),
     sizes=sizes,
     params=params,
     tables=tables,
