@@ -243,7 +243,7 @@ def _shape(dot: Dot, a: Value, unit: MatrixUnit | None) -> dict[str, IntExpr]:
     if unit is not None:
         rows = {x: Const(unit.m if x in a.axes else unit.n) for x in dot.out.axes}
         return {**rows, **dict.fromkeys(dot.over, Const(unit.k))}
-    if dot.atom is None or dot.atom.lane is None:
+    if dot.atom is None or dot.atom.lane not in dot.out.axes or len(dot.out.axes) != 2:
         return {}
     return {x: dot.atom.n for x in dot.out.axes if x != dot.atom.lane}
 
@@ -253,7 +253,9 @@ def _panel(dot: Dot, a: Value, b: Value, operations: IntExpr) -> tuple[IntExpr, 
     if atom is None or atom.lane is None:
         return ZERO, ZERO
     vectors = a if atom.lane in a.axes else b
-    modes = vectors.layout.modes if vectors.layout else ()
+    if vectors.layout is None or atom.lane in dot.over:  # read where it lies, in order
+        return ZERO, ZERO
+    modes = vectors.layout.modes
     steps = next(m for m in modes if m.axis in dot.over and m.space == "offset")
     width = vectors.dtype.bytes
     return steps.shape * steps.stride * width, operations // 2 // atom.n * width

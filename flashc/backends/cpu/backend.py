@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 from flashc.autotune.problem import Constraint
 from flashc.backends.base import Built, Executable
-from flashc.backends.cpu import emit, lower, place, run
+from flashc.backends.cpu import emit, lower, place, place_rows, run
 from flashc.errors import DeviceAbsentError
 from flashc.hwmodels.model import Device
 from flashc.ir.analysis import footprint, sites, tiled_loops
-from flashc.ir.intexpr import Const, IntExpr, Sym
+from flashc.ir.intexpr import Const, IntExpr, Sym, ceil_div
 from flashc.ir.nodes import Dot, Program
 
 ROW_BLOCKS = (
@@ -24,6 +24,8 @@ ROW_BLOCKS = (
     12,
 )  # more than 12 row pointers with run-time strides spill (measured: 188 -> 135 GFLOP/s)
 PANELS = (1, 2, 3, 4)
+STREAM_PANELS = (1, 2, 3, 4, 5, 6, 8, 12, 16)
+SHORT_ROWS = (1, 2, 4, 8, 16, 32)
 TILES = (16, 32, 64, 128, 256, 512)
 
 
@@ -43,11 +45,19 @@ class CpuBackend:
         """Lane tiles are multiples of the vector; the others powers of two, none beyond the extent's next power."""
         width = device.vector.width_bits // 32
         lanes = {place.lane_axis(placed, k) for k in placed.kernels}
+        rows: set[str] = set()
         found: dict[str, tuple[int, ...]] = {"mr": PANELS, "nr": ROW_BLOCKS, "stages": (1,)}
+        for kernel in placed.kernels:
+            if place_rows.has_short_rows(placed, kernel):
+                rows |= place_rows.row_axes(placed, kernel)
+                lanes |= place_rows.lane_axes(placed, kernel)
+                found |= {"mr": STREAM_PANELS, place_rows.STREAM_BLOCK: STREAM_PANELS}
+        lanes -= rows
         for loop in tiled_loops(placed):
             symbol = str(loop.tile)
             extent = placed.axis(loop.axis).extent.evaluate(dict(sizes))
             values = sorted({width * n for n in (1, 2, 3, 4, 6, 8, 12, 16)}) if loop.axis in lanes else list(TILES)
+            values = list(SHORT_ROWS) if loop.axis in rows else values
             reach = next((v for v in values if v >= extent), values[-1])
             found[symbol] = tuple(v for v in values if v <= max(reach, values[0]))
         return {t: found[t] for t in placed.tiles}
@@ -57,21 +67,31 @@ class CpuBackend:
         mr, nr = Sym("mr"), Sym("nr")
         registers = device.vector.registers or 16
         cache = device.level(place.LEVEL).capacity_bytes or 0
+        short = {k.name for k in placed.kernels if place_rows.has_short_rows(placed, k)}
         found = [
             Constraint("cpu.registers", mr * nr + mr + 1, "<=", Const(registers), "registers", "lower mr or nr"),
-            Constraint("cpu.latency", Const(8), "<=", mr * nr, "accumulators", "raise mr or nr"),
         ]
-        if not device.features & {"avx512f"}:
+        if short:
+            kr = Sym(place_rows.STREAM_BLOCK)
+            need = kr * nr + kr + 1
+            found.append(Constraint("cpu.registers.across", need, "<=", Const(registers), "registers", "lower kr or nr"))
+        if len(short) < len(placed.kernels):
+            found.append(Constraint("cpu.latency", Const(8), "<=", mr * nr, "accumulators", "raise mr or nr"))
+        if len(short) < len(placed.kernels) and not device.features & {"avx512f"}:
             found.append(Constraint("cpu.load_bound", Const(2), "<=", mr, "vectors", "raise mr"))
         for kernel in placed.kernels:
             need = footprint(placed, kernel, place.LEVEL)
             found.append(
                 Constraint(f"device.{place.LEVEL}.{kernel.name}", need, "<=", Const(cache), "B", "lower the tiles")
             )
-            lane = place.lane_axis(placed, kernel)
             for site in sites(placed, kernel):
-                if isinstance(site.stmt, Dot):
+                lane = site.stmt.atom.lane if isinstance(site.stmt, Dot) and site.stmt.atom else None
+                if lane in getattr(site.stmt, "over", ()):
+                    continue
+                if isinstance(site.stmt, Dot) and lane is not None:
                     tile = site.scope[lane].size
+                    if kernel.name in short:
+                        tile = ceil_div(tile, width) * width
                     found.append(
                         Constraint(
                             f"cpu.panels.{kernel.name}.{site.stmt.out.name}",

@@ -12,6 +12,9 @@ from flashc.backends.cpu.frame import C_TYPE, Printer, buffer_place, elements, s
 from flashc.backends.cpu.lower import group_of, stored
 from flashc.backends.cpu.moves import emit_copy, emit_load, emit_store
 from flashc.backends.cpu.place import LEVEL, PAIRED
+from flashc.backends.cpu.place_rows import ROW_UNITS
+from flashc.backends.cpu.rowdots import emit_row_dot
+from flashc.backends.cpu.rowsweep import emit_row_sweep, sweeps_rows
 from flashc.backends.cpu.scalars import int_text, literal
 from flashc.backends.cpu.sweep import emit_sweep, expression
 from flashc.errors import IRError, UnsupportedError
@@ -167,7 +170,7 @@ def _block(p: Printer, body: Sequence[Stmt], scope: Scope, carried: frozenset[st
         done = n + len(group)
         p.values.update({s.out.name: s.out for s in group})
         kept = {s.out.name for i, s in enumerate(group, n) if stored(body, i, carried)}
-        emit_sweep(p, group, kept, scope)
+        (emit_row_sweep if sweeps_rows(p, group) else emit_sweep)(p, group, kept, scope)
 
 
 def _statement(p: Printer, stmt: Stmt, scope: Scope) -> None:
@@ -181,6 +184,8 @@ def _statement(p: Printer, stmt: Stmt, scope: Scope) -> None:
             emit_load(p, stmt, scope)
         case Copy():
             emit_copy(p, stmt, scope)
+        case Dot(atom=atom) if atom is not None and atom.unit in ROW_UNITS:
+            emit_row_dot(p, stmt, atom, scope)
         case Dot():
             _dot(p, stmt, scope)
         case Store():
