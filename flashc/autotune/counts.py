@@ -231,6 +231,15 @@ def dots(k: Walked, device: Device, pad: Pad, workers: IntExpr) -> Iterator[DotC
         yield DotCount(dot, a.dtype.name, operations, reads, *_panel(dot, a, b, operations), tile, touched)
 
 
+def summed_across(k: Walked) -> IntExpr:
+    """Results whose accumulators hold partial sums in their lanes: of dots with the lanes along what is contracted."""
+    found = ZERO
+    for site in k.sites:
+        if isinstance(site.stmt, Dot) and site.stmt.atom is not None and site.stmt.atom.lane in site.stmt.over:
+            found = found + site.count(site.stmt.out.axes)
+    return found
+
+
 def _tile_bytes(site: Site, value: Value) -> IntExpr:
     size: IntExpr = Const(value.dtype.bytes)
     for axis in value.axes:

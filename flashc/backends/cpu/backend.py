@@ -12,7 +12,7 @@ from flashc.errors import DeviceAbsentError
 from flashc.hwmodels.model import Device
 from flashc.ir.analysis import footprint, sites, tiled_loops
 from flashc.ir.intexpr import Const, IntExpr, Sym, ceil_div
-from flashc.ir.nodes import Dot, Program
+from flashc.ir.nodes import Dot, Kernel, Par, Program
 
 ROW_BLOCKS = (
     1,
@@ -51,7 +51,7 @@ class CpuBackend:
             if place_rows.has_short_rows(placed, kernel):
                 rows |= place_rows.row_axes(placed, kernel)
                 lanes |= place_rows.lane_axes(placed, kernel)
-                found |= {"mr": STREAM_PANELS, place_rows.STREAM_BLOCK: STREAM_PANELS}
+                found |= {"mr": STREAM_PANELS, place_rows.STREAM_BLOCK: STREAM_PANELS, "stages": (1, 2)}
         lanes -= rows
         for loop in tiled_loops(placed):
             symbol = str(loop.tile)
@@ -81,14 +81,15 @@ class CpuBackend:
             found.append(Constraint("cpu.load_bound", Const(2), "<=", mr, "vectors", "raise mr"))
         for kernel in placed.kernels:
             need = footprint(placed, kernel, place.LEVEL)
+            if kernel.name in short:  # what is fetched ahead passes through this cache
+                need = need + footprint(placed, kernel, "memory")
+                found.append(_block_of_rows(placed, kernel))
             found.append(
                 Constraint(f"device.{place.LEVEL}.{kernel.name}", need, "<=", Const(cache), "B", "lower the tiles")
             )
             for site in sites(placed, kernel):
                 lane = site.stmt.atom.lane if isinstance(site.stmt, Dot) and site.stmt.atom else None
-                if lane in getattr(site.stmt, "over", ()):
-                    continue
-                if isinstance(site.stmt, Dot) and lane is not None:
+                if isinstance(site.stmt, Dot) and lane is not None and lane in site.stmt.out.axes:
                     tile = site.scope[lane].size
                     if kernel.name in short:
                         tile = ceil_div(tile, width) * width
@@ -131,6 +132,15 @@ class CpuBackend:
             return None
         lacking = ", ".join(sorted(needed - here)) or "that architecture"
         return f"this machine cannot run code for {device.name} ({device.arch}); it lacks {lacking}"
+
+
+def _block_of_rows(placed: Program, kernel: Kernel) -> Constraint:
+    """A register block has no more rows than there are."""
+    tiles = {loop.axis: loop.tile for stmt in kernel.body if isinstance(stmt, Par) for loop in stmt.loops}
+    rows: IntExpr = Const(1)
+    for axis in place_rows.row_axes(placed, kernel):
+        rows = rows * tiles.get(axis, placed.axis(axis).extent)
+    return Constraint(f"cpu.rows.{kernel.name}", Sym("nr"), "<=", rows, "rows", "lower nr")
 
 
 _CHECKED = frozenset({"avx2", "avx512f", "avx512_bf16", "f16c", "neon", "sve"})

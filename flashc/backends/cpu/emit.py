@@ -270,6 +270,7 @@ def _seq(p: Printer, seq: Seq, scope: Scope) -> None:
         p.values[c.value.name] = c.value
         _initialise(p, c.value, c.init)
     start, kept, count = f"{axis}0", set(p.partial), p.counts[axis]
+    p.ahead[axis] = ((seq.stages - 1) * tile).evaluate({})
     p.line(f"// {axis}: {seq.part} tiles {seq.side}".rstrip())
     p.open(
         f"for (long {start} = {int_text(first)}, {axis}_stop = {int_text(stop)}; {start} < {axis}_stop; "

@@ -41,7 +41,7 @@ class Printer:
     counts: dict[str, str] = field(default_factory=dict)
     partial: set[str] = field(default_factory=set)
     lane: str = ""
-    ahead: int = 0
+    ahead: dict[str, int] = field(default_factory=dict)  # coordinates that loads run ahead, by looped axis
 
     def line(self, text: str = "") -> None:
         self.lines.append("  " * self.depth + text if text else "")

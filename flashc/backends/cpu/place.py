@@ -125,9 +125,13 @@ class Placement:
                 return (replace(stmt, out=self._on_chip(out)),)
             case Seq(carry=carry):
                 placed = tuple(Carry(self._on_chip(c.value), c.init, c.next) for c in carry)
-                return (replace(stmt, carry=placed, stages=Const(1)),)
+                return (replace(stmt, carry=placed, stages=self._stages(stmt)),)
             case _:
                 return (stmt,)
+
+    def _stages(self, seq: Seq) -> IntExpr:
+        """No load is started ahead: rows in the lanes use every loaded element often."""
+        return Const(1)
 
     def _load(self, stmt: Load, out: Value) -> tuple[Stmt, ...]:
         """A load is a view of memory; the copy that follows it packs or converts where a user of it needs that."""

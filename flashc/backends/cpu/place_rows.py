@@ -14,7 +14,7 @@ from flashc.backends.cpu.place import LEVEL, PAIRED, Placement
 from flashc.errors import UnsupportedError
 from flashc.ir.analysis import sites
 from flashc.ir.intexpr import Const, IntExpr, Sym, ceil_div
-from flashc.ir.nodes import Atom, Copy, Dot, Kernel, Load, Map, Program, Stmt, Store, outputs_of
+from flashc.ir.nodes import Atom, Copy, Dot, Kernel, Load, Map, Program, Seq, Stmt, Store, outputs_of
 from flashc.ir.scalar import Ref
 from flashc.ir.types import F32, Layout, Mode, Value
 
@@ -65,6 +65,10 @@ class ShortRows(Placement):
                 f"rows {', '.join(sorted(self.rows))}; only a loaded operand of a dot may"
             )
         return along[0] if along else None
+
+    def _stages(self, seq: Seq) -> IntExpr:
+        """What streams by is used once: it is fetched ``stages - 1`` tiles ahead."""
+        return seq.stages
 
     # -- operands
 

@@ -257,13 +257,11 @@ INLINE void for_rows(long count, Row row) {
   for (; n < count; ++n) row(n, 0);
 }
 INLINE vf add(vf a, vf b) { return a + b; }
-INLINE float add(float a, float b) { return a + b; }
 template <class Combine>
 INLINE float fold_lanes(vf x, Combine combine) {
-  float r = x[0];
-#pragma GCC unroll 16
-  for (int l = 1; l < W; ++l) r = combine(r, x[l]);
-  return r;
+#pragma GCC unroll 4
+  for (int half = W / 2; half > 0; half /= 2) x = combine(x, __builtin_shuffle(x, lanes() ^ half));
+  return x[0];
 }
 template <class Combine>
 INLINE vf combined(const vf (&part)[UNROLL], Combine combine) {
@@ -282,9 +280,10 @@ INLINE vf combined(const vf (&part)[UNROLL], Combine combine) {
 #define KEEP_IN_REGISTER(x)
 #endif
 
-// The cache line of p[row + x] on its way, where x starts one: vectors of less than a line come in turn.
+// The cache line of p[row + x] on its way to the second cache (to the first, fetching ahead was slower than not at all on
+// Zen 4), where x starts one: vectors of less than a line come in turn.
 template <class T> INLINE void fetch_line(const T* p, long row, int x) {
-  if (x * sizeof(T) % 64 == 0) __builtin_prefetch(p + row + x);
+  if (x * sizeof(T) % 64 == 0) __builtin_prefetch(p + row + x, 0, 2);
 }
 
 struct fma_f32 {

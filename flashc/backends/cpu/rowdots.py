@@ -24,9 +24,10 @@ def emit_row_dot(p: Printer, dot: Dot, atom: Atom, scope: Scope) -> None:
     free = _free(p, dot)
     rows = [x for x in dot.out.axes if x != free]
     count = math.prod(p.tile(x, scope) for x in rows)
-    block = f"{atom.unit}, {int_text(atom.m)}, {int_text(atom.n)}, {p.ahead}"
+    step = free if lane in dot.over else dot.over[0]  # the axis between rows of the stream
+    block = f"{atom.unit}, {int_text(atom.m)}, {int_text(atom.n)}, {p.ahead.get(step, 0)}"
     a, b, out = p.places[streamed], p.places[other], p.places[dot.out.name]
-    a_row = a.strides[free if lane in dot.over else dot.over[0]]
+    a_row = a.strides[step]
     b_row, out_row = (x.strides[rows[-1]] if rows else "0" for x in (b, out))
     over = p.counts[dot.over[0]]
     if lane in dot.over:
@@ -36,10 +37,9 @@ def emit_row_dot(p: Printer, dot: Dot, atom: Atom, scope: Scope) -> None:
         )
         return
     vectors = -(-p.tile(lane, scope) // p.width)
-    step = "2" if atom.k == 2 else "1"
     _initialised(p, dot, rows, scope)
     operands = f"{b.pointer}, {b_row}"
-    fast = f"dot_stream<{block}>({a.pointer}, {a_row}, {operands}, {step}, {over}, {count}, {vectors}, {dot.out.name}_done);"
+    fast = f"dot_stream<{block}>({a.pointer}, {a_row}, {operands}, {atom.k}, {over}, {count}, {vectors}, {dot.out.name}_done);"
     if dot.zero_skips and dot.a == other:
         p.line(f"if (!all_finite_rows({a.pointer}, {a_row}, {over}, {p.tile(lane, scope)}))")
         p.line(f"  stream_skipping({a.pointer}, {a_row}, {operands}, {over}, {count}, {vectors}, {dot.out.name}_done);")

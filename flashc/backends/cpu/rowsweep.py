@@ -87,7 +87,7 @@ def _vectors(p: Printer, group: Sequence[Map | Reduce], stored: set[str], sweep:
         _statement(p, stmt, stored, inner)
     p.close("});")
     for stmt in folds:
-        law = f"[](auto a, auto b) {{ return {COMBINE[stmt.op]}(a, b); }}"
+        law = f"[](vf a, vf b) {{ return {COMBINE[stmt.op]}(a, b); }}"
         p.line(f"*({sweep.address(p.places[stmt.out.name])}) = fold_lanes(combined({stmt.out.name}_r, {law}), {law});")
 
 
