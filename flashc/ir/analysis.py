@@ -98,6 +98,12 @@ def tiled_loops(program: Program) -> list[Loop]:
     return found
 
 
+def part_counts(program: Program) -> dict[str, IntExpr]:
+    """Tile symbols that no loop steps by: how many tiles make one coordinate of an axis of parts; with its extent."""
+    looped = {str(loop.tile) for loop in tiled_loops(program)}
+    return {t: a.extent for t in program.tiles if t not in looped for a in program.axes if t in a.extent.symbols()}
+
+
 def _sites(body: Sequence[Stmt], scope: Scope, trips: tuple[Trip, ...]) -> Iterator[Site]:
     for stmt in body:
         yield Site(stmt, scope, trips)

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention: one algorithm, four schedules.
+"""Scaled dot-product attention: one algorithm, five schedules.
 
     S = Q K^T;  X = logit(S);  P = softmax(X) along keys;  O = P V;  LSE = log sum exp X
 
@@ -12,6 +12,7 @@ Saha & Ye 2024, and the walkers in flashc.ir.analysis for the exact figures):
     tile_fused     4.9 n m d / sqrt(M)  score tile resident, Q, K, V by column slices, O read-modify-write
     stored_scores  4 n m d / sqrt(M) + n m   scores written once
     grouped_rows   as q_stationary, with n times the query heads of a key head for n: K and V pass by once per group
+    split_keys     as grouped_rows, and n e + 2 n words more per part of the keys, written and read
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ from flashc.ops.build import (
     syms,
 )
 from flashc.ops.grouping import Grouping, grouped
+from flashc.ops.splitting import Splitting, split_loop
 
 LOG2E = 1.4426950408889634
 LN2 = 0.6931471805599453
@@ -344,6 +346,11 @@ def grouped_rows(spec: AttentionSpec) -> Program:
     return grouped(q_stationary(spec), "grouped_rows", Grouping("h", Hkv, "g", G, "Tg"))
 
 
+def split_keys(spec: AttentionSpec) -> Program:
+    """grouped_rows with the keys in parts that run in parallel, for few heads and many cores."""
+    return split_loop(grouped_rows(spec), "split_keys", Splitting("j", "c", "Tn"))
+
+
 def sizes(spec: AttentionSpec) -> dict[str, int]:
     extents = {
         "B": spec.batch,
@@ -450,7 +457,7 @@ OPERATOR = Operator(
     schema=SCHEMA,
     parse=parse,
     algorithm=algorithm,
-    schedules=lambda spec: (q_stationary(spec), tile_fused(spec), stored_scores(spec), grouped_rows(spec)),
+    schedules=lambda spec: (q_stationary(spec), tile_fused(spec), stored_scores(spec), grouped_rows(spec), split_keys(spec)),
     sizes=sizes,
     params=params,
     tables=tables,

@@ -6,7 +6,7 @@ import platform
 from collections.abc import Mapping
 
 from flashc.autotune.problem import Constraint
-from flashc.backends.base import Built, Executable
+from flashc.backends.base import Built, Executable, part_domains
 from flashc.backends.cpu import emit, lower, place, place_rows, run
 from flashc.errors import DeviceAbsentError
 from flashc.hwmodels.model import Device
@@ -60,6 +60,7 @@ class CpuBackend:
             values = list(SHORT_ROWS) if loop.axis in rows else values
             reach = next((v for v in values if v >= extent), values[-1])
             found[symbol] = tuple(v for v in values if v <= max(reach, values[0]))
+        found |= part_domains(placed, sizes, found)
         return {t: found[t] for t in placed.tiles}
 
     def constraints(self, placed: Program, device: Device) -> tuple[Constraint, ...]:
