@@ -23,7 +23,7 @@ Part = Literal["all", "partial", "full"]
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """``tensor[index]``: one expression per dimension. A tiled axis, bare or added to a scalar, takes its whole tile."""
+    """``tensor[index]``: one expression per dimension. A tiled axis, alone or plus a scalar, takes its whole tile."""
 
     tensor: str
     index: tuple[IntExpr, ...]

@@ -58,7 +58,7 @@ def without_axes(node: T, gone: Collection[str]) -> T:
         return tuple(without_axes(x, gone) for x in node)  # type: ignore[return-value]
     if isinstance(node, Value):
         layout = node.layout and replace(node.layout, modes=tuple(m for m in node.layout.modes if m.axis not in gone))
-        return replace(node, axes=tuple(a for a in node.axes if a not in gone), layout=layout)  # type: ignore[return-value]
+        return replace(node, axes=tuple(a for a in node.axes if a not in gone), layout=layout)
     if not is_dataclass(node) or isinstance(node, type | Scalar | IntExpr):
         return node
     changed = {f.name: without_axes(getattr(node, f.name), gone) for f in fields(node)}

@@ -351,6 +351,9 @@ def split_keys(spec: AttentionSpec) -> Program:
     return split_loop(grouped_rows(spec), "split_keys", Splitting("j", "c", "Tn"))
 
 
+SCHEDULES = (q_stationary, tile_fused, stored_scores, grouped_rows, split_keys)
+
+
 def sizes(spec: AttentionSpec) -> dict[str, int]:
     extents = {
         "B": spec.batch,
@@ -457,7 +460,7 @@ OPERATOR = Operator(
     schema=SCHEMA,
     parse=parse,
     algorithm=algorithm,
-    schedules=lambda spec: (q_stationary(spec), tile_fused(spec), stored_scores(spec), grouped_rows(spec), split_keys(spec)),
+    schedules=lambda spec: tuple(make(spec) for make in SCHEDULES),
     sizes=sizes,
     params=params,
     tables=tables,

@@ -87,10 +87,10 @@ def _different(program: Program, kernel: Kernel, by: Grouping) -> frozenset[str]
     """The values that are not the same for all coordinates of a group."""
     found: set[str] = set()
     walked = [site.stmt for site in sites(program, kernel)]
-    for stmt in walked:
-        domain = stmt.domain if isinstance(stmt, Seq) else None
-        if domain and any(by.axis in bound.symbols() for bound in (*domain.lower, *domain.upper)):
-            raise IRError(f"{program.schedule}: the loop over {stmt.loop.axis} has bounds in {by.axis}; it has no groups")
+    for seq in (s for s in walked if isinstance(s, Seq) and s.domain):
+        bounds = (*seq.domain.lower, *seq.domain.upper) if seq.domain else ()
+        if any(by.axis in bound.symbols() for bound in bounds):
+            raise IRError(f"{program.schedule}: the loop over {seq.loop.axis} has bounds in {by.axis}: no groups")
     while True:
         before = len(found)
         for stmt in walked:
@@ -115,9 +115,8 @@ def _note(stmt: Stmt, by: Grouping, found: set[str]) -> None:
 def _access(access: Access, by: Grouping) -> Access:
     """A group's own coordinate stays; everything else moves to the coordinate within the group."""
     shared = FloorDiv(Sym(by.axis), by.size)
-    return Access(access.tensor, tuple(
-        Sym(by.axis) if index == shared else index.subs({by.axis: by.position}) for index in access.index
-    ))
+    index = (Sym(by.axis) if x == shared else x.subs({by.axis: by.position}) for x in access.index)
+    return Access(access.tensor, tuple(index))
 
 
 def _expression(expr: Scalar, by: Grouping) -> Scalar:

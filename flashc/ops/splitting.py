@@ -1,8 +1,8 @@
-"""A schedule from another one: a sequential loop in parts that run in parallel, and a kernel that combines their states.
+"""A schedule from another one: a sequential loop in parts that run in parallel, and a kernel that combines them.
 
-Where a program has fewer tasks than a device has cores, the loop that streams most is cut into parts of ``tiles_per_part``
-tiles. Each part starts from the initial state and stores the state it ends with; a second kernel combines the states by
-the loop's law and finishes as the program did (for attention: Rabe & Staats 2021; Dao et al. 2023, "Flash-Decoding").
+Where a program has fewer tasks than a device has cores, the loop that streams most is cut into parts of some tiles
+each. A part starts from the initial state and stores the state it ends with; a second kernel combines the states by
+the loop's law and finishes as the program did (for attention: Dao et al. 2023, "Flash-Decoding").
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def split_loop(program: Program, schedule: str, by: Splitting) -> Program:
     assert isinstance(par, Par)
     at = [n for n, s in enumerate(par.body) if isinstance(s, Seq) and s.loop.axis == by.axis]
     if len(at) != 1:
-        raise IRError(f"{program.schedule}: {len(at)} loops over {by.axis} at the top of its kernel, where one can be split")
+        raise IRError(f"{program.schedule}: {len(at)} loops over {by.axis} at the top of its kernel, not one to split")
     before, seq, after = par.body[: at[0]], par.body[at[0]], par.body[at[0] + 1 :]
     assert isinstance(seq, Seq)
     if seq.law not in LAWS:

@@ -75,7 +75,8 @@ class CpuBackend:
         if short:
             kr = Sym(place_rows.STREAM_BLOCK)
             need = kr * nr + kr + 1
-            found.append(Constraint("cpu.registers.across", need, "<=", Const(registers), "registers", "lower kr or nr"))
+            limit = Const(registers)
+            found.append(Constraint("cpu.registers.across", need, "<=", limit, "registers", "lower kr or nr"))
         if len(short) < len(placed.kernels):
             found.append(Constraint("cpu.latency", Const(8), "<=", mr * nr, "accumulators", "raise mr or nr"))
         if len(short) < len(placed.kernels) and not device.features & {"avx512f"}:

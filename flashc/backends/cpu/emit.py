@@ -120,7 +120,7 @@ def _kernel(p: Printer, kernel: Kernel) -> None:
     if len(kernel.body) != 1 or not isinstance(kernel.body[0], Par):
         raise UnsupportedError(f"cpu: kernel {kernel.name} must be one parallel loop")
     par = kernel.body[0]
-    p.places, p.values, p.counts, p.partial = {}, {}, {}, set()
+    p.places, p.values, p.slots, p.counts, p.partial = {}, {}, {}, {}, set()
     p.open(f"static void {kernel.name}_task(const Call* call, long task, char* scratch)")
     _sizes(p)
     _tensors(p)
@@ -221,7 +221,7 @@ def _alloc(p: Printer, stmt: Alloc) -> None:
     c_type = C_TYPE[v.dtype.name]
     axes = ", ".join(f"{m.axis}:{m.shape}*{m.stride}" for m in v.layout.modes) if v.layout else ""
     p.line(f"{c_type}* const {v.name} = ({c_type}*)(scratch + {offset});  // {axes}")
-    p.places[v.name] = buffer_place(v)
+    p.places[v.name], p.slots[v.name] = buffer_place(v), stmt.slot
 
 
 def _par(kernel: Kernel) -> Par:
@@ -305,6 +305,5 @@ def _initialise(p: Printer, value: Value, init: Scalar) -> None:
 def _replace_carried(p: Printer, value: Value, new: str) -> None:
     if value.level != LEVEL:
         raise IRError(f"cpu: carried value {value.name} is not in a buffer")
-    slots = {s.value.name: s.slot for k in p.program.kernels for s in _par(k).body if isinstance(s, Alloc)}
-    if slots[new] != slots[value.name]:
+    if p.slots[new] != p.slots[value.name]:
         p.line(f"std::memcpy({value.name}, {new}, {elements(value) * value.dtype.bytes});")

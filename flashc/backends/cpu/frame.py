@@ -38,6 +38,7 @@ class Printer:
     depth: int = 0
     places: dict[str, Place] = field(default_factory=dict)
     values: dict[str, Value] = field(default_factory=dict)
+    slots: dict[str, str] = field(default_factory=dict)
     counts: dict[str, str] = field(default_factory=dict)
     partial: set[str] = field(default_factory=set)
     lane: str = ""

@@ -113,9 +113,17 @@ def _in_place(
     local = {name for s in body[:n] for name in _defines(s)}
     for name in sorted(reads & found.keys() & local):
         old = found[name].value
+        if _taken(name, slots, found):
+            continue
         if name not in rest and (old.dtype, old.layout, old.axes) == (stmt.out.dtype, stmt.out.layout, stmt.out.axes):
             return {stmt.out.name: slots[name]}
     return {}
+
+
+def _taken(name: str, slots: dict[str, str], found: dict[str, Alloc]) -> bool:
+    """Whether a later value is in the slot of ``name`` already."""
+    names = list(found)
+    return any(slots[later] == slots[name] for later in names[names.index(name) + 1 :])
 
 
 def _defines(stmt: Stmt) -> list[str]:

@@ -33,8 +33,8 @@ def emit_copy(p: Printer, stmt: Copy, scope: Scope) -> None:
     order = sorted(axes, key=lambda a: source.strides[a] == "1")
     for a in order:
         p.open(f"for (long {a} = 0; {a} < {p.counts[a]}; ++{a})")
-    dst = " + ".join(f"{a} * {target.strides[a]}" for a in axes)
-    src = " + ".join(f"{a} * {source.strides[a]}" for a in axes)
+    dst = " + ".join(f"{a} * {target.strides[a]}" for a in axes) or "0"
+    src = " + ".join(f"{a} * {source.strides[a]}" for a in axes) or "0"
     value = f"{source.pointer}[{src}]"
     p.line(f"{target.pointer}[{dst}] = {value if source.dtype == target.dtype else f'to_f32({value})'};")
     for _ in order:

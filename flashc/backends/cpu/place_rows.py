@@ -1,9 +1,9 @@
 """Place short rows for a CPU: a few rows (heads of a group, query positions) meet long streams of other operands.
 
-The rows are too few to fill the vector lanes, and what they meet is read once: it stays where it lies in memory, and each
-dot takes its lanes along that operand's contiguous axis. If that is the contracted axis, products are summed over the
-lanes at the end ("across"); otherwise the lanes run along the result and each row gives a broadcast scalar. On chip the
-lanes of a value run along its one axis that is no row; a value with rows only has none.
+The rows are too few to fill the vector lanes, and what they meet is read once: it stays where it lies in memory, and
+each dot takes its lanes along that operand's contiguous axis. If that is the contracted axis, products are summed over
+the lanes at the end ("across"); otherwise the lanes run along the result and each row gives a broadcast scalar
+("stream"). On chip the lanes of a value run along its one axis that is no row; a value with rows only has none.
 """
 
 from __future__ import annotations
@@ -34,11 +34,10 @@ def row_axes(program: Program, kernel: Kernel) -> frozenset[str]:
     widest stored tile but the contiguous one."""
     walked = [site.stmt for site in sites(program, kernel)]
     values = {out.name: out for stmt in walked if (out := outputs_of(stmt)) is not None}
-    free = [
-        frozenset(max((values[d.a].axes, values[d.b].axes), key=len)) - set(d.over) for d in walked if isinstance(d, Dot)
-    ]
-    if free:
-        return frozenset.intersection(*free)
+    dots = [stmt for stmt in walked if isinstance(stmt, Dot)]
+    if dots:
+        wider = (max((values[d.a], values[d.b]), key=lambda v: len(v.axes)) for d in dots)
+        return frozenset.intersection(*(frozenset(v.axes) - set(d.over) for v, d in zip(wider, dots, strict=True)))
     stored = max((s for s in walked if isinstance(s, Store)), key=lambda s: len(values[s.value].axes))
     return frozenset(values[stored.value].axes) - {str(stored.access.index[-1])}
 
@@ -78,8 +77,8 @@ class ShortRows(Placement):
         load = self.loads.get(found[0]) if len(found) == 1 else None
         if load is None or len(load.out.axes) != 2 or len(dot.over) != 1:
             raise UnsupportedError(
-                f"cpu: the dot {dot.out.name} over {', '.join(dot.over)} needs one operand loaded with two axes and none "
-                f"of the rows {', '.join(sorted(self.rows))}; it has {dot.a} and {dot.b}"
+                f"cpu: the dot {dot.out.name} over {', '.join(dot.over)} needs one operand loaded with two axes, "
+                f"none of them one of the rows {', '.join(sorted(self.rows))}; it has {dot.a} and {dot.b}"
             )
         return load.out, str(load.access.index[-1])
 

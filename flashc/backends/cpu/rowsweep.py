@@ -76,9 +76,9 @@ def _preload(p: Printer, group: Sequence[Map | Reduce], sweep: Sweep, *, vectors
 
 def _vectors(p: Printer, group: Sequence[Map | Reduce], stored: set[str], sweep: Sweep, lane: str) -> None:
     folds = [s for s in group if isinstance(s, Reduce)]
-    for stmt in folds:
-        p.line(f"vf {stmt.out.name}_r[UNROLL];")
-        p.line(f"std::fill_n({stmt.out.name}_r, UNROLL, splat({IDENTITY[stmt.op]}));")
+    for fold in folds:
+        p.line(f"vf {fold.out.name}_r[UNROLL];")
+        p.line(f"std::fill_n({fold.out.name}_r, UNROLL, splat({IDENTITY[fold.op]}));")
     vectors = -(-p.tile(lane, sweep.scope) // p.width)
     p.open(f"for_rows({vectors}, [&](long {lane}_v, {PART}) INLINE_LAMBDA")
     inner = sweep.at_row(lane, f"{lane}_v")
@@ -86,9 +86,9 @@ def _vectors(p: Printer, group: Sequence[Map | Reduce], stored: set[str], sweep:
     for stmt in group:
         _statement(p, stmt, stored, inner)
     p.close("});")
-    for stmt in folds:
-        law = f"[](vf a, vf b) {{ return {COMBINE[stmt.op]}(a, b); }}"
-        p.line(f"*({sweep.address(p.places[stmt.out.name])}) = fold_lanes(combined({stmt.out.name}_r, {law}), {law});")
+    for fold in folds:
+        name, law = fold.out.name, f"[](vf a, vf b) {{ return {COMBINE[fold.op]}(a, b); }}"
+        p.line(f"*({sweep.address(p.places[name])}) = fold_lanes(combined({name}_r, {law}), {law});")
 
 
 def _statement(p: Printer, stmt: Map | Reduce, stored: set[str], sweep: Sweep) -> None:
@@ -96,7 +96,8 @@ def _statement(p: Printer, stmt: Map | Reduce, stored: set[str], sweep: Sweep) -
     if isinstance(stmt, Reduce):
         value = sweep.leaf(Ref(stmt.source)).code
         if lane in p.partial:
-            value = f"pick((int32_t)({lane}_v * W) + lanes() < (int32_t)({p.counts[lane]}), {value}, splat({IDENTITY[stmt.op]}))"
+            inside = f"(int32_t)({lane}_v * W) + lanes() < (int32_t)({p.counts[lane]})"
+            value = f"pick({inside}, {value}, splat({IDENTITY[stmt.op]}))"
         p.line(f"{name}_r[part] = {COMBINE[stmt.op]}({name}_r[part], {value});")
         return
     text = as_kind(scalar_text(stmt.expr, sweep.leaf), "float")
