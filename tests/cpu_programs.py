@@ -23,7 +23,8 @@ from flashc.passes.bind import bind
 
 Array = np.ndarray[Any, np.dtype[Any]]
 CPU = backends.get("cpu")
-TILES = {"Ti": 32, "Tj": 48, "Tk": 16, "Te": 16, "Ri": 32, "Rj": 32, "Re": 32, "stages": 1, "mr": 2, "nr": 4}
+TILES = {"Ti": 32, "Tj": 48, "Tk": 16, "Te": 16, "Ri": 32, "Rj": 32, "Re": 32, "stages": 1, "mr": 2, "nr": 4,
+         "Tg": 2, "Tn": 1, "kr": 4}
 x86_only = pytest.mark.skipif(platform.machine() != "x86_64", reason="for x86-64 machines")
 
 

@@ -37,7 +37,7 @@ def _check(document: dict[str, Any], tiles: dict[str, int]) -> None:
 
 
 tile = st.integers(2, 40)
-TILES = st.fixed_dictionaries(dict.fromkeys(("Ti", "Tj", "Tk", "Te", "Ri", "Rj", "Re"), tile)).map(
+TILES = st.fixed_dictionaries(dict.fromkeys(("Ti", "Tj", "Tk", "Te", "Ri", "Rj", "Re", "Tg", "Tn"), tile)).map(
     lambda t: {**t, "stages": 1}
 )
 

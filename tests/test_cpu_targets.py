@@ -150,6 +150,8 @@ def emulated(program: Any, device: Any, given: Any, inputs: dict[str, Array], fo
         ("f32", "q_stationary"),
         ("f16", "q_stationary"),
         ("bf16", "q_stationary"),
+        ("bf16", "grouped_rows"),
+        pytest.param("f16", "split_keys", marks=pytest.mark.slow),
         pytest.param("f32", "stored_scores", marks=pytest.mark.slow),
         pytest.param("bf16", "tile_fused", marks=pytest.mark.slow),
     ],

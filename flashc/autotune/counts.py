@@ -231,6 +231,15 @@ def dots(k: Walked, device: Device, pad: Pad, workers: IntExpr) -> Iterator[DotC
         yield DotCount(dot, a.dtype.name, operations, reads, *_panel(dot, a, b, operations), tile, touched)
 
 
+def summed_across(k: Walked) -> IntExpr:
+    """Results whose accumulators hold partial sums in their lanes: of dots with the lanes along what is contracted."""
+    found = ZERO
+    for site in k.sites:
+        if isinstance(site.stmt, Dot) and site.stmt.atom is not None and site.stmt.atom.lane in site.stmt.over:
+            found = found + site.count(site.stmt.out.axes)
+    return found
+
+
 def _tile_bytes(site: Site, value: Value) -> IntExpr:
     size: IntExpr = Const(value.dtype.bytes)
     for axis in value.axes:
@@ -243,7 +252,7 @@ def _shape(dot: Dot, a: Value, unit: MatrixUnit | None) -> dict[str, IntExpr]:
     if unit is not None:
         rows = {x: Const(unit.m if x in a.axes else unit.n) for x in dot.out.axes}
         return {**rows, **dict.fromkeys(dot.over, Const(unit.k))}
-    if dot.atom is None or dot.atom.lane is None:
+    if dot.atom is None or dot.atom.lane not in dot.out.axes or len(dot.out.axes) != 2:
         return {}
     return {x: dot.atom.n for x in dot.out.axes if x != dot.atom.lane}
 
@@ -253,7 +262,9 @@ def _panel(dot: Dot, a: Value, b: Value, operations: IntExpr) -> tuple[IntExpr, 
     if atom is None or atom.lane is None:
         return ZERO, ZERO
     vectors = a if atom.lane in a.axes else b
-    modes = vectors.layout.modes if vectors.layout else ()
+    if vectors.layout is None or atom.lane in dot.over:  # read where it lies, in order
+        return ZERO, ZERO
+    modes = vectors.layout.modes
     steps = next(m for m in modes if m.axis in dot.over and m.space == "offset")
     width = vectors.dtype.bytes
     return steps.shape * steps.stride * width, operations // 2 // atom.n * width

@@ -55,6 +55,7 @@ STYLES: Mapping[str, Style] = {
 }
 TRANSPOSED_MOVE = 2  # scalar slots (load, store) of an element that a CPU transposes on its way
 STRAIGHT_MOVE = 2  # vector slots (load, store) of a vector of elements
+ZIP_AND_ADD = 3  # vector operations per accumulator that is summed across its lanes
 SPILL_TOUCHES = 32  # accesses of a spilled register per step: read and written by some 16 instructions
 HIDDEN_PANELS = 8  # of vectors that come from the second cache instead of the first, one in this many is not hidden
 HIDDEN_LOADS = 16  # of the loads of a CPU's register block, one part in this is not hidden
@@ -117,8 +118,15 @@ class _Model:
         core = named.name("core", busy + self._stall(busy))
         span = named.name("span", _makespan(core, self.tasks, self.device.cores))
         launch = int(self.device.launch_overhead_us * 1_000_000)
-        hidden = imin(span, memory) // (self.streams + PARTS) * PARTS
+        hidden = imin(span, memory) // (self._ahead() + PARTS) * PARTS
         return named.close(imax(span, memory) + hidden + launch)
+
+    def _ahead(self) -> IntExpr:
+        """Streams, in PARTS-ths, beside which memory works. On a CPU that loads ahead by choice, misses add up with
+        all else where it does not."""
+        if self.style.out_of_order and self.stages != ONE:
+            return imin(self.streams, (self.stages - 1) * self.streams)
+        return self.streams
 
     # -- units
 
@@ -128,7 +136,7 @@ class _Model:
         vector, exps = counts.element_operations(self.walked, self.pad)
         arithmetic = (
             ("matrix", total(self._dot(d) for d in dots)),
-            ("vector", divided(vector + self._moves(), rates.vector_rate(self.device))),
+            ("vector", divided(vector + self._moves() + self._across(), rates.vector_rate(self.device))),
             ("exp", divided(exps, rates.exp_rate(self.device))),
         )
         found = [(name, self._shared_out(time)) for name, time in arithmetic]
@@ -173,6 +181,11 @@ class _Model:
         straight, transposed = counts.moves(self.walked)
         lanes = self.device.vector.width_bits // 32
         return straight * STRAIGHT_MOVE + transposed * TRANSPOSED_MOVE * lanes
+
+    def _across(self) -> IntExpr:
+        """Operations that sum accumulators across their lanes: two of them are zipped twice and added, to be one."""
+        lanes = self.device.vector.width_bits // 32
+        return counts.summed_across(self.walked) * (lanes * ZIP_AND_ADD)
 
     def _spills(self) -> IntExpr:
         beyond = spilled_bytes(self.program, self.kernel, self.device, self.pad)

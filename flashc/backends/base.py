@@ -9,8 +9,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from flashc.autotune.problem import Constraint
 from flashc.hwmodels.model import Device
-from flashc.ir.intexpr import IntExpr
-from flashc.ir.nodes import Program
+from flashc.ir.analysis import part_counts, sites
+from flashc.ir.intexpr import Const, IntExpr
+from flashc.ir.nodes import Dot, Program
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,29 @@ class Interpreter(Protocol):
     interpret_device: str
 
     def interpret(self, bound: Program, device: Device, call: Invocation) -> Mapping[str, Any]: ...
+
+
+def part_domains(
+    placed: Program, sizes: Mapping[str, int], tiles: Mapping[str, Sequence[int]]
+) -> dict[str, tuple[int, ...]]:
+    """Values of the tile symbols that count tiles per part of a split loop: powers of two, down to a single part."""
+    least = {name: min(values) for name, values in tiles.items()}
+    found: dict[str, tuple[int, ...]] = {}
+    for symbol, extent in part_counts(placed).items():
+        most = extent.evaluate({**dict(placed.fixed), **sizes, **least, symbol: 1})
+        found[symbol] = tuple(1 << n for n in range(max(1, most - 1).bit_length() + 1))
+    return found
+
+
+def matrix_dots(placed: Program, backend: str) -> tuple[Constraint, ...]:
+    """That every dot is a product of two matrices, for a backend whose dots have two axes: rows and columns."""
+    found: list[Constraint] = []
+    for kernel in placed.kernels:
+        axes = max((len(s.stmt.out.axes) for s in sites(placed, kernel) if isinstance(s.stmt, Dot)), default=2)
+        if axes > 2:
+            knob = "a schedule whose tiles have rows along one axis"
+            found.append(Constraint(f"{backend}.dot_axes.{kernel.name}", Const(axes), "<=", Const(2), "axes", knob))
+    return tuple(found)
 
 
 class Backend(Protocol):

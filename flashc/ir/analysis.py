@@ -27,6 +27,7 @@ from flashc.ir.nodes import (
     Store,
     Sync,
     outputs_of,
+    tiled_axis,
 )
 from flashc.ir.ranges import Scope, enter, part_range, valid_end, whole
 from flashc.ir.scalar import FUNCTIONS, Call, Ref, Scalar, coords, fetches, refs, walk
@@ -113,6 +114,12 @@ def _inner_loops(body: Sequence[Stmt]) -> list[Seq]:
     return [s for stmt in body if isinstance(stmt, Seq) for s in (stmt, *_inner_loops(stmt.body))]
 
 
+def part_counts(program: Program) -> dict[str, IntExpr]:
+    """Tile symbols that no loop steps by: how many tiles make one coordinate of an axis of parts; with its extent."""
+    looped = {str(loop.tile) for loop in tiled_loops(program)}
+    return {t: a.extent for t in program.tiles if t not in looped for a in program.axes if t in a.extent.symbols()}
+
+
 def _sites(body: Sequence[Stmt], scope: Scope, trips: tuple[Trip, ...]) -> Iterator[Site]:
     for stmt in body:
         yield Site(stmt, scope, trips)
@@ -147,7 +154,12 @@ def _enter(
 
 def tiled_axes(access: Access, scope: Scope) -> tuple[str, ...]:
     """Axes of which the access takes a whole tile."""
-    return tuple(x.name for x in access.index if isinstance(x, Sym) and x.name in scope and not scope[x.name].scalar)
+    return tuple(a for expr in access.index if (a := tiled_axis(expr, tiled_in(scope))) is not None)
+
+
+def tiled_in(scope: Scope) -> frozenset[str]:
+    """The axes that are more than one coordinate."""
+    return frozenset(a for a, span in scope.items() if not span.scalar)
 
 
 # -- traffic with the slowest memory

@@ -33,6 +33,7 @@ from flashc.ir.nodes import (
     Stmt,
     Store,
     Sync,
+    tiled_axis,
 )
 from flashc.ir.ranges import enter, part_range, valid_end, whole
 from flashc.ir.scalar import Coord, Fetch, InDomain, Ref, Scalar, evaluate
@@ -257,11 +258,13 @@ class _Machine:
         index: list[int | slice] = []
         axes: list[str] = []
         for expr in access.index:
-            if isinstance(expr, Sym) and expr.name in frame.spans and expr.name not in frame.scalar:
-                index.append(slice(*frame.spans[expr.name]))
-                axes.append(expr.name)
-            else:
-                index.append(self.number(expr, frame))
+            axis, first = tiled_axis(expr, frame.spans.keys() - frame.scalar), self.number(expr, frame)
+            if axis is None:
+                index.append(first)
+                continue
+            start, stop = frame.spans[axis]
+            index.append(slice(first, first + stop - start))
+            axes.append(axis)
         return index, axes
 
     def load(self, stmt: Load, frame: _Frame) -> Array:

@@ -9,10 +9,11 @@ tile is the constant 1 the axis is a plain scalar. An axis bound by no loop is p
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
-from flashc.ir.intexpr import Const, IntExpr
+from flashc.ir.intexpr import Add, Const, IntExpr, Sym
 from flashc.ir.scalar import Scalar
 from flashc.ir.types import Axis, Param, Tensor, Value
 
@@ -22,7 +23,7 @@ Part = Literal["all", "partial", "full"]
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """``tensor[index]``: one expression per dimension. A bare tiled axis takes that axis' whole tile."""
+    """``tensor[index]``: one expression per dimension. A tiled axis, alone or plus a scalar, takes its whole tile."""
 
     tensor: str
     index: tuple[IntExpr, ...]
@@ -217,6 +218,12 @@ class Program:
 
     def tensor(self, name: str) -> Tensor:
         return next(t for t in self.tensors if t.name == name)
+
+
+def tiled_axis(index: IntExpr, tiled: Collection[str]) -> str | None:
+    """The one of the ``tiled`` axes that ``index`` steps along by 1, as ``h * G + g`` does along g; None: a scalar."""
+    terms = index.args if isinstance(index, Add) else (index,)
+    return next((t.name for t in terms if isinstance(t, Sym) and t.name in tiled), None)
 
 
 def outputs_of(stmt: Stmt) -> Value | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 from flashc.ir.intexpr import IntExpr
 from flashc.ir.nodes import Kernel, Par, Program, Seq, Stmt
 from flashc.ir.scalar import Scalar
+from flashc.ir.types import Value
 
 Rule = Callable[[Stmt], Sequence[Stmt]]
 T = TypeVar("T")
@@ -48,4 +49,17 @@ def substitute_sizes(node: T, values: Mapping[str, int]) -> T:
     if not is_dataclass(node) or isinstance(node, type | Scalar):
         return node
     changed = {f.name: substitute_sizes(getattr(node, f.name), values) for f in fields(node)}
+    return replace(node, **changed)
+
+
+def without_axes(node: T, gone: Collection[str]) -> T:
+    """``node`` with the axes dropped from every value below it, and from its layout."""
+    if isinstance(node, tuple):
+        return tuple(without_axes(x, gone) for x in node)  # type: ignore[return-value]
+    if isinstance(node, Value):
+        layout = node.layout and replace(node.layout, modes=tuple(m for m in node.layout.modes if m.axis not in gone))
+        return replace(node, axes=tuple(a for a in node.axes if a not in gone), layout=layout)
+    if not is_dataclass(node) or isinstance(node, type | Scalar | IntExpr):
+        return node
+    changed = {f.name: without_axes(getattr(node, f.name), gone) for f in fields(node)}
     return replace(node, **changed)

@@ -202,8 +202,8 @@ class _Statements(Values):
             self.elementwise(dot.init, dot.out, scope)
         if dot.atom is not None:
             self.integer(dot.atom.m * dot.atom.n, frozenset())
-            if dot.atom.lane not in (None, *dot.out.axes):
-                self.fail(f"the lane axis {dot.atom.lane} is not in the result", f"choose of {listed(out)}")
+            if dot.atom.lane not in (None, *out, *over):
+                self.fail(f"the lane axis {dot.atom.lane} is none of the dot's", f"choose of {listed(out | over)}")
         self.define(dot.out, scope)
 
     def reduce(self, reduce: Reduce, scope: Scope) -> None:

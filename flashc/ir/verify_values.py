@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from flashc.errors import ExpressionError, IRError
 from flashc.ir.intexpr import Add, CeilDiv, Const, FloorDiv, IntExpr, Item, Max, Min, Mul, Sym
-from flashc.ir.nodes import Access, Kernel, Loop, Program, Seq
+from flashc.ir.nodes import Access, Kernel, Loop, Program, Seq, tiled_axis
 from flashc.ir.printer import print_value
 from flashc.ir.scalar import Coord, Fetch, InDomain, Ref, Scalar, kind_of, walk
 from flashc.ir.types import Tensor, Value
@@ -117,13 +117,16 @@ class Values:
         """The axes of which the access takes a whole tile."""
         self.arity(self.tensor(access.tensor), len(access.index))
         free = frozenset(a for a in self.axes if not scope.scalar(a))
-        tiled = [x.name for x in access.index if isinstance(x, Sym) and x.name in free]
+        tiled: list[str] = []
         for expr in access.index:
             self.integer(expr, self.axes)
-            used = listed(free & expr.symbols())
-            if not isinstance(expr, Sym) and used != NONE:
+            axis = tiled_axis(expr, free)
+            scalar = expr if axis is None else expr - Sym(axis)
+            used = listed(free & scalar.symbols())
+            if used != NONE:
                 problem = f"the index {expr} computes with the tiled axis {used}"
-                self.fail(problem, "use the axis bare, or loop over it with tile 1")
+                self.fail(problem, "use the axis bare, add it to a scalar, or loop over it with tile 1")
+            tiled += [axis] if axis is not None else []
         if len(set(tiled)) < len(tiled):
             self.fail("an axis indexes two dimensions", "use each axis once")
         return tuple(tiled)

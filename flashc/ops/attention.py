@@ -1,4 +1,4 @@
-"""Scaled dot-product attention: one algorithm, three schedules.
+"""Scaled dot-product attention: one algorithm, five schedules.
 
     S = Q K^T;  X = logit(S);  P = softmax(X) along keys;  O = P V;  LSE = log sum exp X
 
@@ -11,6 +11,8 @@ Saha & Ye 2024, and the walkers in flashc.ir.analysis for the exact figures):
     q_stationary   4 n m d^2 / M        online softmax, FlashAttention-2 order
     tile_fused     4.9 n m d / sqrt(M)  score tile resident, Q, K, V by column slices, O read-modify-write
     stored_scores  4 n m d / sqrt(M) + n m   scores written once
+    grouped_rows   as q_stationary, with n times the query heads of a key head for n: K and V pass by once per group
+    split_keys     as grouped_rows, and n e + 2 n words more per part of the keys, written and read
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from flashc.ops.attention_terms import (
     D,
     E,
     G,
+    Hkv,
     Hq,
     Lk,
     Lq,
@@ -47,6 +50,8 @@ from flashc.ops.attention_terms import (
 )
 from flashc.ops.base import Operator
 from flashc.ops.build import carry, dot, elementwise, load, loops, over, reduce, store, syms
+from flashc.ops.grouping import Grouping, grouped
+from flashc.ops.splitting import Splitting, split_loop
 
 EXTENTS = (B, Hq, Lq, Lk, D, E)
 Q_TILE = ("b", "h", "i", "k")
@@ -224,6 +229,19 @@ def stored_scores(spec: AttentionSpec) -> Program:
     return _program(spec, "stored_scores", "Ti Tj Tk Ri Rj Re stages", *kernels, temps=temps)
 
 
+def grouped_rows(spec: AttentionSpec) -> Program:
+    """q_stationary with the query heads of one key head as further rows of its tiles: they share each K and V tile."""
+    return grouped(q_stationary(spec), "grouped_rows", Grouping("h", Hkv, "g", G, "Tg"))
+
+
+def split_keys(spec: AttentionSpec) -> Program:
+    """grouped_rows with the keys in parts that run in parallel, for few heads and many cores."""
+    return split_loop(grouped_rows(spec), "split_keys", Splitting("j", "c", "Tn"))
+
+
+SCHEDULES = (q_stationary, tile_fused, stored_scores, grouped_rows, split_keys)
+
+
 # -- how it is done elsewhere, for comparison
 
 
@@ -317,7 +335,7 @@ OPERATOR = Operator(
     schema=SCHEMA,
     parse=parse,
     algorithm=algorithm,
-    schedules=lambda spec: (q_stationary(spec), tile_fused(spec), stored_scores(spec)),
+    schedules=lambda spec: tuple(make(spec) for make in SCHEDULES),
     baselines=lambda spec: (unfused(spec), kv_stationary(spec)),
     sizes=sizes,
     params=params,

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from flashc.errors import IRError
-from flashc.ir.nodes import Program
-from flashc.ir.rewrite import substitute_sizes
+from flashc.ir.intexpr import Const
+from flashc.ir.nodes import Kernel, Par, Program
+from flashc.ir.rewrite import rewrite_kernels, substitute_sizes, without_axes
 
 
 def bind(program: Program, tiles: Mapping[str, int]) -> Program:
@@ -23,4 +24,12 @@ def bind(program: Program, tiles: Mapping[str, int]) -> Program:
         axes=substitute_sizes(program.axes, values),
         tensors=substitute_sizes(program.tensors, values),
     )
-    return replace(bound, tiles=(), stage="bound", notes=(*program.notes, f"tiles {note}"))
+    scalar = rewrite_kernels(bound, _without_single_rows)
+    return replace(scalar, tiles=(), stage="bound", notes=(*program.notes, f"tiles {note}"))
+
+
+def _without_single_rows(kernel: Kernel) -> Kernel:
+    """A parallel axis whose tile turned out as 1 is a scalar, and no axis of any value."""
+    loops = (loop for stmt in kernel.body if isinstance(stmt, Par) for loop in stmt.loops)
+    single = frozenset(loop.axis for loop in loops if loop.tile == Const(1))
+    return replace(kernel, body=without_axes(kernel.body, single))

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from flashc.ir.intexpr import Const
 from flashc.ir.lift import inside
 from flashc.ir.nodes import Carry, Domain, Dot, Map, Par, Program, Seq, Stmt
 from flashc.ir.rewrite import rewrite_body, rewrite_kernels
@@ -32,10 +33,9 @@ def split(program: Program) -> Program:
 
 def _parts(stmt: Seq, partial_body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
     full_body = _without_skips(_with_predicate(stmt.body, stmt.loop.axis, Lit(True)), stmt.loop.axis)
-    parts = [
-        replace(stmt, part="full", body=full_body),
-        replace(stmt, part="partial", side="right", body=partial_body),
-    ]
+    parts = [replace(stmt, part="full", body=full_body)]
+    if stmt.loop.tile != Const(1) or stmt.domain:
+        parts.append(replace(stmt, part="partial", side="right", body=partial_body))
     if stmt.domain and stmt.domain.lower:
         parts.insert(0, replace(stmt, part="partial", side="left", body=partial_body))
     continued = tuple(Carry(c.value, Ref(c.value.name), c.next) for c in stmt.carry)

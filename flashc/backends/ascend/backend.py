@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from flashc.autotune.problem import Constraint
 from flashc.backends.ascend.place import LEFT, RIGHT, VECTOR, memories, place
-from flashc.backends.base import Built, Executable
+from flashc.backends.base import Built, Executable, matrix_dots, part_domains
 from flashc.errors import UnsupportedError
 from flashc.hwmodels.model import Device
 from flashc.ir.analysis import Site, footprint, sites, tiled_loops, values_of
@@ -40,10 +40,11 @@ class AscendBackend:
             extent = placed.axis(loop.axis).extent.evaluate({**dict(placed.fixed), **sizes})
             reach = next((t for t in TILES if t >= extent), TILES[-1])
             found[str(loop.tile)] = tuple(t for t in TILES if t <= reach)
+        found |= part_domains(placed, sizes, found)
         return {t: found[t] for t in placed.tiles}
 
     def constraints(self, placed: Program, device: Device) -> tuple[Constraint, ...]:
-        found: list[Constraint] = []
+        found = [*matrix_dots(placed, self.name)]
         for kernel in placed.kernels:
             found += [*self._capacities(placed, kernel, device), *self._operands(placed, kernel, device)]
             found += self._rings(placed, kernel, device)

@@ -12,6 +12,9 @@ from flashc.backends.cpu.frame import C_TYPE, Printer, buffer_place, elements, s
 from flashc.backends.cpu.lower import group_of, stored
 from flashc.backends.cpu.moves import emit_copy, emit_load, emit_store
 from flashc.backends.cpu.place import LEVEL, PAIRED
+from flashc.backends.cpu.place_rows import ROW_UNITS
+from flashc.backends.cpu.rowdots import emit_row_dot
+from flashc.backends.cpu.rowsweep import emit_row_sweep, sweeps_rows
 from flashc.backends.cpu.scalars import int_text, literal
 from flashc.backends.cpu.sweep import emit_sweep, expression
 from flashc.errors import IRError, UnsupportedError
@@ -117,7 +120,7 @@ def _kernel(p: Printer, kernel: Kernel) -> None:
     if len(kernel.body) != 1 or not isinstance(kernel.body[0], Par):
         raise UnsupportedError(f"cpu: kernel {kernel.name} must be one parallel loop")
     par = kernel.body[0]
-    p.places, p.values, p.counts, p.partial = {}, {}, {}, set()
+    p.places, p.values, p.slots, p.counts, p.partial = {}, {}, {}, {}, set()
     p.open(f"static void {kernel.name}_task(const Call* call, long task, char* scratch)")
     _sizes(p)
     _tensors(p)
@@ -167,7 +170,7 @@ def _block(p: Printer, body: Sequence[Stmt], scope: Scope, carried: frozenset[st
         done = n + len(group)
         p.values.update({s.out.name: s.out for s in group})
         kept = {s.out.name for i, s in enumerate(group, n) if stored(body, i, carried)}
-        emit_sweep(p, group, kept, scope)
+        (emit_row_sweep if sweeps_rows(p, group) else emit_sweep)(p, group, kept, scope)
 
 
 def _statement(p: Printer, stmt: Stmt, scope: Scope) -> None:
@@ -181,6 +184,8 @@ def _statement(p: Printer, stmt: Stmt, scope: Scope) -> None:
             emit_load(p, stmt, scope)
         case Copy():
             emit_copy(p, stmt, scope)
+        case Dot(atom=atom) if atom is not None and atom.unit in ROW_UNITS:
+            emit_row_dot(p, stmt, atom, scope)
         case Dot():
             _dot(p, stmt, scope)
         case Store(accumulate=False):
@@ -216,7 +221,7 @@ def _alloc(p: Printer, stmt: Alloc) -> None:
     c_type = C_TYPE[v.dtype.name]
     axes = ", ".join(f"{m.axis}:{m.shape}*{m.stride}" for m in v.layout.modes) if v.layout else ""
     p.line(f"{c_type}* const {v.name} = ({c_type}*)(scratch + {offset});  // {axes}")
-    p.places[v.name] = buffer_place(v)
+    p.places[v.name], p.slots[v.name] = buffer_place(v), stmt.slot
 
 
 def _par(kernel: Kernel) -> Par:
@@ -265,11 +270,14 @@ def _seq(p: Printer, seq: Seq, scope: Scope) -> None:
         p.values[c.value.name] = c.value
         _initialise(p, c.value, c.init)
     start, kept, count = f"{axis}0", set(p.partial), p.counts[axis]
+    p.ahead[axis] = ((seq.stages - 1) * tile).evaluate({})
     p.line(f"// {axis}: {seq.part} tiles {seq.side}".rstrip())
     p.open(
         f"for (long {start} = {int_text(first)}, {axis}_stop = {int_text(stop)}; {start} < {axis}_stop; "
         f"{start} += {int_text(tile)})"
     )
+    if tile == Const(1):
+        p.line(f"const long {axis} = {start};")
     p.counts[axis] = int_text(tile)
     p.partial.discard(axis)
     if seq.part != "full":
@@ -300,6 +308,5 @@ def _initialise(p: Printer, value: Value, init: Scalar) -> None:
 def _replace_carried(p: Printer, value: Value, new: str) -> None:
     if value.level != LEVEL:
         raise IRError(f"cpu: carried value {value.name} is not in a buffer")
-    slots = {s.value.name: s.slot for k in p.program.kernels for s in _par(k).body if isinstance(s, Alloc)}
-    if slots[new] != slots[value.name]:
+    if p.slots[new] != p.slots[value.name]:
         p.line(f"std::memcpy({value.name}, {new}, {elements(value) * value.dtype.bytes});")

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 from flashc.backends.cpu.scalars import int_text
 from flashc.errors import IRError, UnsupportedError
-from flashc.ir.intexpr import Const, Sym
-from flashc.ir.nodes import Access, Program
+from flashc.ir.analysis import tiled_in
+from flashc.ir.intexpr import Const
+from flashc.ir.nodes import Access, Program, tiled_axis
 from flashc.ir.ranges import Scope
 from flashc.ir.types import DType, Tensor, Value
 
@@ -37,9 +38,11 @@ class Printer:
     depth: int = 0
     places: dict[str, Place] = field(default_factory=dict)
     values: dict[str, Value] = field(default_factory=dict)
+    slots: dict[str, str] = field(default_factory=dict)
     counts: dict[str, str] = field(default_factory=dict)
     partial: set[str] = field(default_factory=set)
     lane: str = ""
+    ahead: dict[str, int] = field(default_factory=dict)  # coordinates that loads run ahead, by looped axis
 
     def line(self, text: str = "") -> None:
         self.lines.append("  " * self.depth + text if text else "")
@@ -82,11 +85,17 @@ def stride(tensor: Tensor, dim: int) -> str:
 def address(p: Printer, access: Access, tensor: Tensor, scope: Scope) -> str:
     terms = [f"{tensor.name}_ptr"]
     for dim, expr in enumerate(access.index):
-        tiled = isinstance(expr, Sym) and expr.name in scope and not scope[expr.name].scalar
-        start = p.start(expr.name, scope) if isinstance(expr, Sym) and tiled else int_text(expr)
+        axis = tiled_axis(expr, tiled_in(scope))
+        start = int_text(expr if axis is None else expr.subs({axis: scope[axis].start}))
         if start != "0":
             terms.append(f"({start}) * {stride(tensor, dim)}")
     return " + ".join(terms)
+
+
+def tensor_strides(tensor: Tensor, access: Access, scope: Scope) -> dict[str, str]:
+    """The stride in memory of every axis of which the access takes a tile."""
+    along = {tiled_axis(expr, tiled_in(scope)): stride(tensor, dim) for dim, expr in enumerate(access.index)}
+    return {axis: step for axis, step in along.items() if axis is not None}
 
 
 def elements(value: Value) -> int:

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from flashc.backends.cpu.frame import C_TYPE, Place, Printer, address, elements, stride
+from flashc.backends.cpu.frame import C_TYPE, Place, Printer, address, elements, tensor_strides
 from flashc.ir.analysis import tiled_axes
-from flashc.ir.intexpr import Sym
 from flashc.ir.nodes import Copy, Load, Store
 from flashc.ir.ranges import Scope
 
 
 def emit_load(p: Printer, stmt: Load, scope: Scope) -> None:
     tensor = p.program.tensor(stmt.access.tensor)
-    axes = tiled_axes(stmt.access, scope)
     p.line(f"const auto* const {stmt.out.name} = {address(p, stmt.access, tensor, scope)};")
-    strides = {}
-    for dim, expr in enumerate(stmt.access.index):
-        if isinstance(expr, Sym) and expr.name in axes:
-            strides[expr.name] = stride(tensor, dim)
-    p.places[stmt.out.name] = Place(stmt.out.name, tensor.dtype, strides)
+    p.places[stmt.out.name] = Place(stmt.out.name, tensor.dtype, tensor_strides(tensor, stmt.access, scope))
 
 
 def emit_copy(p: Printer, stmt: Copy, scope: Scope) -> None:
@@ -39,8 +33,8 @@ def emit_copy(p: Printer, stmt: Copy, scope: Scope) -> None:
     order = sorted(axes, key=lambda a: source.strides[a] == "1")
     for a in order:
         p.open(f"for (long {a} = 0; {a} < {p.counts[a]}; ++{a})")
-    dst = " + ".join(f"{a} * {target.strides[a]}" for a in axes)
-    src = " + ".join(f"{a} * {source.strides[a]}" for a in axes)
+    dst = " + ".join(f"{a} * {target.strides[a]}" for a in axes) or "0"
+    src = " + ".join(f"{a} * {source.strides[a]}" for a in axes) or "0"
     value = f"{source.pointer}[{src}]"
     p.line(f"{target.pointer}[{dst}] = {value if source.dtype == target.dtype else f'to_f32({value})'};")
     for _ in order:
@@ -94,9 +88,7 @@ def emit_store(p: Printer, stmt: Store, scope: Scope) -> None:
     tensor = p.program.tensor(stmt.access.tensor)
     source = p.places[stmt.value]
     axes = tiled_axes(stmt.access, scope)
-    target = {
-        x.name: stride(tensor, d) for d, x in enumerate(stmt.access.index) if isinstance(x, Sym) and x.name in axes
-    }
+    target = tensor_strides(tensor, stmt.access, scope)
     order = sorted(axes, key=lambda a: target[a] == "1")
     p.open("")
     p.line(f"auto* const to = {address(p, stmt.access, tensor, scope)};")

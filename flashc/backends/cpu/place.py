@@ -26,8 +26,13 @@ PAIRED = "dot_bf16"
 
 def place(program: Program, device: Device) -> Program:
     """The program with a level and a layout for every on-chip value, an atom for every dot, and the copies between."""
-    placed = rewrite_kernels(program, lambda k: _Placement(program, k, device).kernel(), stage="placed")
-    return replace(placed, tiles=(*program.tiles, "mr", "nr"))
+    from flashc.backends.cpu.place_rows import STREAM_BLOCK, ShortRows, has_short_rows
+
+    short = [k.name for k in program.kernels if has_short_rows(program, k)]
+    placed = rewrite_kernels(
+        program, lambda k: (ShortRows if k.name in short else Placement)(program, k, device).kernel(), stage="placed"
+    )
+    return replace(placed, tiles=(*program.tiles, "mr", "nr", *((STREAM_BLOCK,) if short else ())))
 
 
 def lane_axis(program: Program, kernel: Kernel) -> str:
@@ -52,7 +57,9 @@ def lane_axis(program: Program, kernel: Kernel) -> str:
 
 
 @dataclass
-class _Placement:
+class Placement:
+    """Placement of one kernel whose rows are in the lanes."""
+
     program: Program
     source: Kernel
     device: Device
@@ -64,6 +71,15 @@ class _Placement:
         self.loads: dict[str, Load] = {}
         self.dots: dict[str, str] = {}
         self.elementwise: set[str] = set()
+        walked = tuple(sites(self.program, self.source))
+        self.all_dots = [s.stmt for s in walked if isinstance(s.stmt, Dot)]
+        for site in walked:
+            if isinstance(site.stmt, Load):
+                self.loads[site.stmt.out.name] = site.stmt
+            if (out := outputs_of(site.stmt)) is not None:
+                self.scopes[out.name] = site.scope
+            if isinstance(site.stmt, Map | Reduce | Store):
+                self.elementwise |= set(operands(site.stmt))
         for site in sites(self.program, self.source):
             self._note(site.stmt, site.scope)
         self.values: dict[str, Value] = {}
@@ -76,8 +92,6 @@ class _Placement:
         out = outputs_of(stmt)
         if out is not None:
             self.scopes[out.name] = scope
-        if isinstance(stmt, Load):
-            self.loads[stmt.out.name] = stmt
         if isinstance(stmt, Seq):
             self.scopes.update({c.value.name: scope for c in stmt.carry})
         if isinstance(stmt, Dot):
@@ -119,9 +133,13 @@ class _Placement:
                 return (replace(stmt, out=self._on_chip(out)),)
             case Seq(carry=carry):
                 placed = tuple(Carry(self._on_chip(c.value), c.init, c.next) for c in carry)
-                return (replace(stmt, carry=placed, stages=Const(1)),)
+                return (replace(stmt, carry=placed, stages=self._stages(stmt)),)
             case _:
                 return (stmt,)
+
+    def _stages(self, seq: Seq) -> IntExpr:
+        """No load is started ahead: rows in the lanes use every loaded element often."""
+        return Const(1)
 
     def _load(self, stmt: Load, out: Value) -> tuple[Stmt, ...]:
         """A load is a view of memory; the copy that follows it packs or converts where a user of it needs that."""

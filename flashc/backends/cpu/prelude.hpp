@@ -258,6 +258,12 @@ INLINE void for_rows(long count, Row row) {
 }
 INLINE vf add(vf a, vf b) { return a + b; }
 template <class Combine>
+INLINE float fold_lanes(vf x, Combine combine) {
+#pragma GCC unroll 4
+  for (int half = W / 2; half > 0; half /= 2) x = combine(x, __builtin_shuffle(x, lanes() ^ half));
+  return x[0];
+}
+template <class Combine>
 INLINE vf combined(const vf (&part)[UNROLL], Combine combine) {
   return combine(combine(part[0], part[1]), combine(part[2], part[3]));
 }
@@ -274,15 +280,26 @@ INLINE vf combined(const vf (&part)[UNROLL], Combine combine) {
 #define KEEP_IN_REGISTER(x)
 #endif
 
+// The cache line of p[row + x] on its way to the second cache (to the first, fetching ahead was slower than not at all on
+// Zen 4), where x starts one: vectors of less than a line come in turn.
+template <class T> INLINE void fetch_line(const T* p, long row, int x) {
+  if (x * sizeof(T) % 64 == 0) __builtin_prefetch(p + row + x, 0, 2);
+}
+
 struct fma_f32 {
   static constexpr int depth = 1;
   template <int MR, int NR>
   INLINE void block(vf (&acc)[NR][MR], const float* a, long a_k, const float* b, long b_n, long b_k, long count) {
+    block<MR, NR, 0>(acc, a, a_k, b, b_n, b_k, count);
+  }
+  template <int MR, int NR, int AHEAD, class A>  // AHEAD: how many steps ahead a's rows are fetched into the cache
+  INLINE void block(vf (&acc)[NR][MR], const A* a, long a_k, const float* b, long b_n, long b_k, long count) {
     for (long k = 0; k < count; ++k) {
       vf v[MR];
 #pragma GCC unroll 8
       for (int m = 0; m < MR; ++m) {
-        v[m] = load(a + k * a_k + m * W);
+        if (AHEAD > 0) fetch_line(a, (k + AHEAD) * a_k, m * W);
+        v[m] = load_vector(a + k * a_k + m * W);
         if (NR <= 4 && MR >= 2) KEEP_IN_REGISTER(v[m]);  // or GCC folds the load into every FMA and becomes load bound
       }
 #pragma GCC unroll 32
@@ -330,6 +347,45 @@ struct dot_bf16 {
 };
 #endif
 
+typedef fma_f32 stream_f32;  // a is read where it lies, in its own type
+#if defined(__AVX512BF16__) && FLASHC_WIDTH == 512
+// As dot_bf16, but a's rows lie in memory one after the other: two of them are zipped into pairs on the way.
+struct stream_bf16 {
+  static constexpr int depth = 1;
+  typedef uint16_t vh32 __attribute__((vector_size(64)));
+  typedef uint16_t vh32_any __attribute__((vector_size(64), aligned(2), may_alias));
+  template <int... L> INLINE vu zipped(vh32 even, vh32 odd, int first, Lanes<L...>) {
+    return first == 0 ? (vu)__builtin_shuffle(even, odd, vh32{(L / 2 + L % 2 * 32)...})
+                      : (vu)__builtin_shuffle(even, odd, vh32{(16 + L / 2 + L % 2 * 32)...});
+  }
+  INLINE vu widened(const bf16* p) { return __builtin_convertvector(*(const vh_any*)p, vu); }
+  template <int MR, int NR, int AHEAD>
+  INLINE void block(vf (&acc)[NR][MR], const bf16* a, long a_k, const bf16* b, long b_n, long b_k, long count) {
+    for (long k = 0; k < count / 2; ++k) {
+      const bf16 *even = a + 2 * k * a_k, *odd = even + a_k;
+      vu v[MR];
+#pragma GCC unroll 8
+      for (int m = 0; m + 1 < MR; m += 2) {
+        if (AHEAD > 0) fetch_line(even, AHEAD * a_k, m * W), fetch_line(odd, AHEAD * a_k, m * W);
+        const vh32 x = *(const vh32_any*)(even + m * W), y = *(const vh32_any*)(odd + m * W);
+        v[m] = zipped(x, y, 0, typename LanesTo<32>::all{}), v[m + 1] = zipped(x, y, 16, typename LanesTo<32>::all{});
+      }
+      if (MR % 2) v[MR - 1] = widened(even + (MR - 1) * W) | widened(odd + (MR - 1) * W) << 16;
+#pragma GCC unroll 32
+      for (int n = 0; n < NR; ++n) {
+        uint32_t w;
+        std::memcpy(&w, b + n * b_n + k * b_k, 4);
+        dot_bf16::step<MR>(acc[n], v, w);
+      }
+    }
+    if (count % 2 == 0) return;
+    vu v[MR];
+    for (int m = 0; m < MR; ++m) v[m] = widened(a + (count - 1) * a_k + m * W);
+    for (int n = 0; n < NR; ++n) dot_bf16::step<MR>(acc[n], v, b[n * b_n + count / 2 * b_k]);
+  }
+};
+#endif
+
 // A tile of the output: panels of MR vectors x rows, in blocks of NR and then halves of it for the rest.
 // `done(n, m, value)` receives each finished vector: row n, m-th vector of the tile.
 template <class Atom, int MR, int NR, class A, class B, class Done>
@@ -349,6 +405,116 @@ template <class Atom, int MR, int NR, class A, class B, class Done>
 static __attribute__((noinline)) void dot_tile(const A* a, long a_k, const B* b, long b_n, long b_k, long count, long rows_n, int vectors, Done done) {
   for (int m = 0; m < vectors; m += MR)
     rows<Atom, MR, NR>(a + m * W * Atom::depth, a_k, b, b_n, b_k, count, 0, rows_n, m, done);
+}
+
+// The same with a's rows in memory, few rows of b, and a's next rows on their way: rows of b in blocks of NR at a time.
+template <class Atom, int MR, int NR, int AHEAD, class A, class B, class Done>
+INLINE void stream_rows(const A* a, long a_k, const B* b, long b_n, long b_k, long count, int n, int rows_n, int m0, Done done) {
+  for (; n + NR <= rows_n; n += NR) {
+    vf acc[NR][MR] = {};
+    Atom::template block<MR, NR, AHEAD>(acc, a, a_k, b + n * b_n, b_n, b_k, count);
+#pragma GCC unroll 32
+    for (int r = 0; r < NR; ++r)
+#pragma GCC unroll 8
+      for (int m = 0; m < MR; ++m) done(n + r, m0 + m, acc[r][m]);
+  }
+  if constexpr (NR > 1)
+    if (n < rows_n) stream_rows<Atom, MR, NR / 2, AHEAD>(a, a_k, b, b_n, b_k, count, n, rows_n, m0, done);
+}
+template <class Atom, int MR, int NR, int AHEAD, class A, class B, class Done>
+static __attribute__((noinline)) void dot_stream(const A* a, long a_k, const B* b, long b_n, long b_k, long count, int rows_n, int vectors, Done done) {
+  for (int m = 0; m < vectors; m += MR)
+    stream_rows<Atom, MR, NR, AHEAD>(a + m * W, a_k, b, b_n, b_k, count, 0, rows_n, m, done);
+}
+
+// ---- dots across the lanes: out[n][m] = sum over k of b[n][k] * a[m][k], both contiguous along k ----
+template <int N> INLINE vf lane_sums(const vf* x) {  // lane l: the sum over the lanes of x[l % N]; N: a power of 2, at most W
+  typename LanesTo<W>::all lane;
+  vf r[N];
+#pragma GCC unroll 16
+  for (int n = 0; n < N; ++n) r[n] = x[n];
+#pragma GCC unroll 4
+  for (int half = N / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+    for (int n = 0; n < half; ++n) r[n] = zip_low(r[n], r[n + half], lane) + zip_high(r[n], r[n + half], lane);
+#pragma GCC unroll 4
+  for (int half = W / 2; half >= N; half /= 2) {
+    vi other = lanes() ^ half;
+    r[0] += __builtin_shuffle(r[0], other);
+  }
+  return r[0];
+}
+template <int N> INLINE void store_sums(float* out, const vf* x) {  // out[n] = the sum over the lanes of x[n]
+  if constexpr (N >= W) {
+    store(out, lane_sums<W>(x));
+    if constexpr (N > W) store_sums<N - W>(out + W, x + W);
+  } else {
+    constexpr int P = N >= 8 ? 8 : N >= 4 ? 4 : N >= 2 ? 2 : 1;
+    const vf sums = lane_sums<P>(x);
+    std::memcpy(out, &sums, P * sizeof(float));
+    if constexpr (N > P) store_sums<N - P>(out + P, x + P);
+  }
+}
+struct across_f32 {
+  static constexpr int elements = W;
+  typedef vf vector;
+  template <class T> INLINE vf read(const T* p) { return load_vector(p); }
+  INLINE vf step(vf acc, vf a, vf b) { return acc + a * b; }
+};
+#if defined(__AVX512BF16__) && FLASHC_WIDTH == 512
+struct across_bf16 {
+  static constexpr int elements = 2 * W;
+  typedef vu vector;
+  INLINE vu read(const bf16* p) { vu r; std::memcpy(&r, p, sizeof r); return r; }
+  INLINE vf step(vf acc, vu a, vu b) { return (vf)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b); }
+};
+#endif
+template <class Atom, class T> INLINE typename Atom::vector read_first(const T* p, long n) {  // n elements, then zeros
+  T part[Atom::elements] = {};
+  std::memcpy(part, p, n * sizeof(T));
+  return Atom::read(part);
+}
+template <class Atom, int MR, int NR, int AHEAD, class A, class B>
+INLINE void across_block(float* out, long out_n, const A* a, long a_m, const B* b, long b_n, long count) {
+  vf acc[NR * MR] = {};
+  const auto step = [&](auto read, long k) INLINE_LAMBDA {
+    typename Atom::vector v[MR];
+#pragma GCC unroll 16
+    for (int m = 0; m < MR; ++m) v[m] = read(a + m * a_m + k);
+#pragma GCC unroll 16
+    for (int n = 0; n < NR; ++n) {
+      const typename Atom::vector u = read(b + n * b_n + k);
+#pragma GCC unroll 16
+      for (int m = 0; m < MR; ++m) acc[n * MR + m] = Atom::step(acc[n * MR + m], v[m], u);
+    }
+  };
+  long k = 0;
+  for (; k + Atom::elements <= count; k += Atom::elements) {
+    if (AHEAD > 0)
+#pragma GCC unroll 16
+      for (int m = 0; m < MR; ++m) fetch_line(a, (m + AHEAD) * a_m, k);
+    step([](auto* p) INLINE_LAMBDA { return Atom::read(p); }, k);
+  }
+  if (k < count) step([&](auto* p) INLINE_LAMBDA { return read_first<Atom>(p, count - k); }, k);
+  float sums[NR * MR];
+  store_sums<NR * MR>(sums, acc);
+#pragma GCC unroll 16
+  for (int n = 0; n < NR; ++n) std::memcpy(out + n * out_n, sums + n * MR, MR * sizeof(float));
+}
+template <class Atom, int MR, int NR, int AHEAD, class A, class B>
+INLINE void across_rows(float* out, long out_n, const A* a, long a_m, const B* b, long b_n, int rows_n, long count) {
+  int n = 0;
+  for (; n + NR <= rows_n; n += NR)
+    across_block<Atom, MR, NR, AHEAD>(out + n * out_n, out_n, a, a_m, b + n * b_n, b_n, count);
+  if constexpr (NR > 1)
+    if (n < rows_n)
+      across_rows<Atom, MR, NR / 2, AHEAD>(out + n * out_n, out_n, a, a_m, b + n * b_n, b_n, rows_n - n, count);
+}
+template <class Atom, int MR, int NR, int AHEAD, class A, class B>
+static __attribute__((noinline)) void dot_across(float* out, long out_n, const A* a, long a_m, long stream, const B* b, long b_n, int rows_n, long count) {
+  long m = 0;
+  for (; m + MR <= stream; m += MR) across_rows<Atom, MR, NR, AHEAD>(out + m, out_n, a + m * a_m, a_m, b, b_n, rows_n, count);
+  for (; m < stream; ++m) across_rows<Atom, 1, NR, 0>(out + m, out_n, a + m * a_m, a_m, b, b_n, rows_n, count);
 }
 
 // The careful form for a predicated tile whose b holds inf or NaN: a weight of exactly 0 contributes nothing.
@@ -373,6 +539,25 @@ static void dot_skipping(const A* a, long a_k, const B* b, long b_n, long b_k, l
           float weight = element(a, k, a_k, m * W + l);
           if (weight != 0.0f) acc[l] += weight * term(b, n, b_n, k, b_k);
         }
+      done(n, m, acc);
+    }
+}
+
+// The same for a dot whose weights are b, read in natural order, with a's rows in memory.
+template <class A>
+static bool all_finite_rows(const A* a, long a_k, long count, long width) {
+  bool finite = true;
+  for (long k = 0; k < count; ++k)
+    for (long x = 0; x < width; ++x) finite &= __builtin_fabsf(to_f32(a[k * a_k + x])) < INF;
+  return finite;
+}
+template <class A, class B, class Done>
+static void stream_skipping(const A* a, long a_k, const B* b, long b_n, long count, int rows_n, int vectors, Done done) {
+  for (int m = 0; m < vectors; ++m)
+    for (int n = 0; n < rows_n; ++n) {
+      vf acc = {};
+      for (long k = 0; k < count; ++k)
+        if (const float weight = to_f32(b[n * b_n + k]); weight != 0.0f) acc += weight * load_vector(a + k * a_k + m * W);
       done(n, m, acc);
     }
 }

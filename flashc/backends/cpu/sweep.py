@@ -16,12 +16,12 @@ from flashc.passes.fuse import space
 if TYPE_CHECKING:
     from flashc.backends.cpu.frame import Place, Printer
 
-_IDENTITY = {"max": "-INF", "sum": "0.0f", "min": "INF"}
-_PART = "[[maybe_unused]] int part"
-_COMBINE = {"max": "vmax", "sum": "add", "min": "vmin"}
+IDENTITY = {"max": "-INF", "sum": "0.0f", "min": "INF"}
+PART = "[[maybe_unused]] int part"
+COMBINE = {"max": "vmax", "sum": "add", "min": "vmin"}
 
 
-class _Sweep:
+class Sweep:
     """Names of the values already in registers, per row instance, and where indices stand."""
 
     def __init__(self, p: Printer, scope: Scope, position: dict[str, str]) -> None:
@@ -29,17 +29,17 @@ class _Sweep:
         self.registers: dict[str, str] = {}
         self.stored: set[str] = set()
 
-    def at_row(self, axis: str, index: str) -> _Sweep:
-        inner = _Sweep(self.p, self.scope, {**self.position, axis: index})
+    def at_row(self, axis: str, index: str) -> Sweep:
+        inner = type(self)(self.p, self.scope, {**self.position, axis: index})
         inner.registers, inner.stored = dict(self.registers), self.stored
         return inner
 
     def leaf(self, node: Scalar) -> Text:
         match node:
             case Ref(name=n) if n in self.registers:
-                return Text(self.registers[n], "float", True)
+                return Text(self.registers[n], "float", self.p.lane in self.p.values[n].axes)
             case Ref(name=n) if n in self.p.places:
-                return Text(self.load(n), "float", True)
+                return Text(self.load(n), "float", self.p.lane in self.p.places[n].strides)
             case Ref(name=n) if n in {x.name for x in self.p.program.params}:
                 return Text(n, "float", False)
             case Ref(name=n) if n in self.p.program.sizes:
@@ -51,10 +51,11 @@ class _Sweep:
         raise IRError(f"cpu: no code for `{node}`")
 
     def load(self, name: str) -> str:
-        """A vector of the value; one element for all lanes where the value does not vary along them."""
+        """A vector of the value, or its one element where it has none along the lanes."""
         place = self.p.places[name]
-        address = self.address(place)
-        return f"load({address})" if self.p.lane in place.strides else f"splat(({address})[0])"
+        if self.p.lane not in place.strides:
+            return f"*({self.address(place)})"
+        return f"load_vector({self.address(place)})" if place.dtype.name != "f32" else f"load({self.address(place)})"
 
     def address(self, place: Place) -> str:
         terms = [place.pointer]
@@ -109,7 +110,7 @@ def _clamped(text: Text, extent: str) -> str:
 
 def expression(p: Printer, expr: Scalar, scope: Scope, position: dict[str, str]) -> str:
     """A vector expression at a position given per axis (the lane axis in vectors)."""
-    sweep = _Sweep(p, scope, position)
+    sweep = Sweep(p, scope, position)
     return as_vector(as_kind(scalar_text(expr, sweep.leaf), "float"))
 
 
@@ -123,7 +124,7 @@ def emit_sweep(p: Printer, group: Sequence[Map | Reduce], stored: set[str], scop
         raise UnsupportedError(f"cpu: a sweep over {sorted(axes)} needs the lane axis {lane} and at most one more")
     vectors = p.tile(lane, scope) // p.width
     p.open(f"for (int {lane}_v = 0; {lane}_v < {vectors}; ++{lane}_v)")
-    sweep = _Sweep(p, scope, {lane: f"{lane}_v"})
+    sweep = Sweep(p, scope, {lane: f"{lane}_v"})
     sweep.stored = stored
     _preload(p, group, sweep, set())
     if rows:
@@ -133,18 +134,18 @@ def emit_sweep(p: Printer, group: Sequence[Map | Reduce], stored: set[str], scop
     p.close()
 
 
-def _reducing_rows(p: Printer, group: Sequence[Map | Reduce], sweep: _Sweep, row: str) -> None:
+def _reducing_rows(p: Printer, group: Sequence[Map | Reduce], sweep: Sweep, row: str) -> None:
     reductions = [s for s in group if isinstance(s, Reduce)]
     for stmt in reductions:
         p.line(f"vf {stmt.out.name}_r[UNROLL];")
-        p.line(f"std::fill_n({stmt.out.name}_r, UNROLL, splat({_IDENTITY[stmt.op]}));")
+        p.line(f"std::fill_n({stmt.out.name}_r, UNROLL, splat({IDENTITY[stmt.op]}));")
     _row_loop(p, group, sweep, row)
     for stmt in reductions:
-        law = f"[](vf a, vf b) {{ return {_COMBINE[stmt.op]}(a, b); }}"
+        law = f"[](vf a, vf b) {{ return {COMBINE[stmt.op]}(a, b); }}"
         p.line(f"store({sweep.address(p.places[stmt.out.name])}, combined({stmt.out.name}_r, {law}));")
 
 
-def _preload(p: Printer, group: Sequence[Map | Reduce], sweep: _Sweep, rows: set[str], suffix: str = "") -> None:
+def _preload(p: Printer, group: Sequence[Map | Reduce], sweep: Sweep, rows: set[str], suffix: str = "") -> None:
     """Read stored operands into registers before anything is written: a result may share its operand's buffer."""
     made = {s.out.name for s in group}
     for name in dict.fromkeys(n for s in group for n in operands(s)):
@@ -164,15 +165,15 @@ def _lane(p: Printer, group: Sequence[Map | Reduce]) -> str:
     raise UnsupportedError(f"cpu: {group[0].out.name} has no lane axis")
 
 
-def _row_loop(p: Printer, group: Sequence[Map | Reduce], sweep: _Sweep, row: str) -> None:
+def _row_loop(p: Printer, group: Sequence[Map | Reduce], sweep: Sweep, row: str) -> None:
     count = p.counts[row]
     paired = any(p.places[name].pair == row for name in sweep.stored)
     if not paired:
-        p.open(f"for_rows({count}, [&](long {row}, {_PART}) INLINE_LAMBDA")
+        p.open(f"for_rows({count}, [&](long {row}, {PART}) INLINE_LAMBDA")
         _row(p, group, sweep.at_row(row, row), "")
         p.close("});")
         return
-    p.open(f"for_rows({count} / 2, [&](long {row}_pair, {_PART}) INLINE_LAMBDA")
+    p.open(f"for_rows({count} / 2, [&](long {row}_pair, {PART}) INLINE_LAMBDA")
     p.line(f"const long {row} = 2 * {row}_pair;")
     _pair(p, group, sweep, row, both=True)
     p.close("});")
@@ -182,7 +183,7 @@ def _row_loop(p: Printer, group: Sequence[Map | Reduce], sweep: _Sweep, row: str
     p.close()
 
 
-def _pair(p: Printer, group: Sequence[Map | Reduce], sweep: _Sweep, row: str, both: bool) -> None:
+def _pair(p: Printer, group: Sequence[Map | Reduce], sweep: Sweep, row: str, both: bool) -> None:
     even = _row(p, group, sweep.at_row(row, row), "_even")
     odd = _row(p, group, sweep.at_row(row, f"({row} + 1)"), "_odd") if both else {}
     for stmt in group:
@@ -194,7 +195,7 @@ def _pair(p: Printer, group: Sequence[Map | Reduce], sweep: _Sweep, row: str, bo
             p.line(f"store_pair((uint32_t*)({address}), {even[name]}, {odd.get(name, 'vf{}')});")
 
 
-def _row(p: Printer, group: Sequence[Map | Reduce], sweep: _Sweep, suffix: str) -> dict[str, str]:
+def _row(p: Printer, group: Sequence[Map | Reduce], sweep: Sweep, suffix: str) -> dict[str, str]:
     """The statements at one row; returns the register of every map."""
     made: dict[str, str] = {}
     _preload(p, group, sweep, set(sweep.position) - {p.lane}, suffix)
@@ -202,7 +203,7 @@ def _row(p: Printer, group: Sequence[Map | Reduce], sweep: _Sweep, suffix: str) 
         if isinstance(stmt, Reduce):
             value = sweep.leaf(Ref(stmt.source)).code
             name = f"{stmt.out.name}_r[part]"
-            p.line(f"{name} = {_COMBINE[stmt.op]}({name}, {value});")
+            p.line(f"{name} = {COMBINE[stmt.op]}({name}, {value});")
             continue
         register = f"{stmt.out.name}_v{suffix}"
         text = as_vector(as_kind(scalar_text(stmt.expr, sweep.leaf), "float"))

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from flashc.backends.triton.expressions import BLOCK_TYPES, Expressions
 from flashc.backends.triton.frame import Frame, bare
-from flashc.ir.nodes import Access, Load, Seq, Stmt, Store
+from flashc.errors import UnsupportedError
+from flashc.ir.nodes import Access, Load, Seq, Stmt, Store, tiled_axis
 from flashc.ir.scalar import Ref
 from flashc.ir.types import DType, Value
 
@@ -59,6 +60,9 @@ class Memory:
 
     def address(self, name: str, access: Access, axes: Sequence[str], frame: Frame) -> tuple[list[str], str]:
         """Lines that compute a tile's 64-bit base pointer, and the pointers of its elements."""
+        for index in access.index:
+            if bare(index) is None and (axis := tiled_axis(index, [a for a in frame.axes if frame.tiled(a)])):
+                raise UnsupportedError(f"triton: the index {index} of {access.tensor} moves the tiled axis {axis}")
         base, local = self.text.offsets(access, axes, frame)
         innermost = bare(access.index[-1])
         if (

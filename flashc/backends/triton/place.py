@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from flashc.backends.base import part_domains
 from flashc.errors import UnsupportedError
 from flashc.hwmodels.model import Device, MatrixUnit
 from flashc.ir.analysis import sites, tiled_loops, values_of
@@ -89,6 +90,7 @@ def domains(placed: Program, device: Device, sizes: Mapping[str, int]) -> dict[s
         values = tuple(t for t in (16, 32, 64, 128, 256) if t <= min(reach, LARGEST))
         known = found.get(str(loop.tile), values)
         found[str(loop.tile)] = values if len(values) > len(known) else known
+    found |= part_domains(placed, sizes, found)
     missing = [t for t in placed.tiles if t not in found]
     if missing:
         raise UnsupportedError(
