@@ -212,9 +212,10 @@ def test_the_guard_guards() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("which", ["q", "k", "v", "bias", "mask"])
-def test_no_read_beyond_the_end(which: str, dtype: str) -> None:
-    q, k, v = qkv(1, (2, 1), (33, 51), (17, 9), dtype)
-    tensors: dict[str, Array] = {"q": q, "k": k, "v": v, "bias": normal(5, 1, 1, 33, 51), "mask": np.ones(51, bool)}
+@pytest.mark.parametrize(("rows", "dims"), [(33, (17, 9)), (1, (17, 9)), (1, (40, 48))])
+def test_no_read_beyond_the_end(which: str, dtype: str, rows: int, dims: tuple[int, int]) -> None:
+    q, k, v = qkv(1, (2, 1), (rows, 51), dims, dtype)
+    tensors: dict[str, Array] = {"q": q, "k": k, "v": v, "bias": normal(5, 1, 1, rows, 51), "mask": np.ones(51, bool)}
     expected = flashc.attention(**tensors)
     kept: list[Any] = []
     tensors[which] = guarded(tensors[which], kept)

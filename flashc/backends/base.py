@@ -82,12 +82,12 @@ class Interpreter(Protocol):
 def part_domains(
     placed: Program, sizes: Mapping[str, int], tiles: Mapping[str, Sequence[int]]
 ) -> dict[str, tuple[int, ...]]:
-    """Values of the tile symbols that count tiles per part of a split loop: powers of two, down to a single part."""
+    """Values of the tile symbols that count tiles per part of a split loop: powers of four, down to a single part."""
     least = {name: min(values) for name, values in tiles.items()}
     found: dict[str, tuple[int, ...]] = {}
     for symbol, extent in part_counts(placed).items():
         most = extent.evaluate({**dict(placed.fixed), **sizes, **least, symbol: 1})
-        found[symbol] = tuple(1 << n for n in range(max(1, most - 1).bit_length() + 1))
+        found[symbol] = tuple(4**n for n in range((max(1, most - 1).bit_length() + 1) // 2 + 1))
     return found
 
 

@@ -64,8 +64,9 @@ class Carry:
 class Atom:
     """The unit that executes a dot: a record of the device, and how many units wide (m) and deep (n) a block is.
 
-    ``lane`` names the output axis along the vector lanes (None for a matrix unit); ``m`` counts vectors along it, ``n``
-    the broadcast operand's rows, ``k`` the contraction steps folded into one instruction.
+    ``lane`` names the axis along the vector lanes (None for a matrix unit); ``k`` counts the contraction steps folded
+    into one instruction. Along an output axis ``m`` counts vectors, ``n`` rows of the operand that is broadcast. Along
+    the contracted axis lanes hold partial sums, of ``m`` rows of the operand without rows of its own by ``n`` rows.
     """
 
     unit: str

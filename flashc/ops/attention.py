@@ -239,7 +239,13 @@ def split_keys(spec: AttentionSpec) -> Program:
     return split_loop(grouped_rows(spec), "split_keys", Splitting("j", "c", "Tn"))
 
 
-SCHEDULES = (q_stationary, tile_fused, stored_scores, grouped_rows, split_keys)
+FEW_QUERIES = 128
+"""More query rows make tasks enough for all cores without splitting the keys."""
+
+
+def schedules(spec: AttentionSpec) -> tuple[Program, ...]:
+    whole = (q_stationary(spec), tile_fused(spec), stored_scores(spec), grouped_rows(spec))
+    return (*whole, split_keys(spec)) if spec.seq_q <= FEW_QUERIES else whole
 
 
 # -- how it is done elsewhere, for comparison
@@ -335,7 +341,7 @@ OPERATOR = Operator(
     schema=SCHEMA,
     parse=parse,
     algorithm=algorithm,
-    schedules=lambda spec: tuple(make(spec) for make in SCHEDULES),
+    schedules=schedules,
     baselines=lambda spec: (unfused(spec), kv_stationary(spec)),
     sizes=sizes,
     params=params,

@@ -98,7 +98,8 @@ def reduced(spec: AttentionSpec) -> AttentionSpec:
 
 
 def peers(spec: AttentionSpec, tensors: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
-    """torch's scaled_dot_product_attention, where it offers the same feature set."""
+    """torch's scaled_dot_product_attention, where it offers the same feature set; for one query of grouped heads
+    also as its users write it, with the heads of a group as query rows."""
     import torch
 
     beyond = (spec.softcap, spec.window, spec.kv_lengths, spec.score, spec.keep, spec.bias_shape and spec.mask_shape)
@@ -120,4 +121,12 @@ def peers(spec: AttentionSpec, tensors: Mapping[str, Any]) -> dict[str, Callable
             enable_gqa=spec.heads_q != spec.heads_kv,
         )
 
-    return {"torch SDPA": run}
+    if spec.heads_q == spec.heads_kv or spec.seq_q != 1 or extra is not None:
+        return {"torch SDPA": run}
+
+    def packed() -> Any:
+        q, shape = tensors["q"], (spec.batch, spec.heads_kv, -1, spec.head_dim)
+        attend = torch.nn.functional.scaled_dot_product_attention
+        return attend(q.reshape(shape), tensors["k"], tensors["v"], scale=spec.scale)
+
+    return {"torch SDPA": run, "torch SDPA, a group's heads as rows": packed}

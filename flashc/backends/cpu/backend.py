@@ -7,12 +7,12 @@ from collections.abc import Mapping
 
 from flashc.autotune.problem import Constraint
 from flashc.backends.base import Built, Executable, part_domains
-from flashc.backends.cpu import emit, lower, place, place_rows, run
+from flashc.backends.cpu import emit, lower, place, place_rows, rowspace, run
 from flashc.errors import DeviceAbsentError
 from flashc.hwmodels.model import Device
 from flashc.ir.analysis import footprint, sites, tiled_loops
-from flashc.ir.intexpr import Const, IntExpr, Sym, ceil_div
-from flashc.ir.nodes import Dot, Kernel, Par, Program
+from flashc.ir.intexpr import Const, IntExpr, Sym
+from flashc.ir.nodes import Dot, Program
 
 ROW_BLOCKS = (
     1,
@@ -24,8 +24,6 @@ ROW_BLOCKS = (
     12,
 )  # more than 12 row pointers with run-time strides spill (measured: 188 -> 135 GFLOP/s)
 PANELS = (1, 2, 3, 4)
-STREAM_PANELS = (1, 2, 3, 4, 5, 6, 8, 12, 16)
-SHORT_ROWS = (1, 2, 4, 8, 16, 32)
 TILES = (16, 32, 64, 128, 256, 512)
 
 
@@ -44,22 +42,21 @@ class CpuBackend:
     def domains(self, placed: Program, device: Device, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
         """Lane tiles are multiples of the vector; the others powers of two, none beyond the extent's next power."""
         width = device.vector.width_bits // 32
-        lanes = {place.lane_axis(placed, k) for k in placed.kernels}
-        rows: set[str] = set()
+        short = [k for k in placed.kernels if place_rows.has_short_rows(placed, k)]
+        lanes = {place.lane_axis(placed, k) for k in placed.kernels if k not in short}
         found: dict[str, tuple[int, ...]] = {"mr": PANELS, "nr": ROW_BLOCKS, "stages": (1,)}
-        for kernel in placed.kernels:
-            if place_rows.has_short_rows(placed, kernel):
-                rows |= place_rows.row_axes(placed, kernel)
-                lanes |= place_rows.lane_axes(placed, kernel)
-                found |= {"mr": STREAM_PANELS, place_rows.STREAM_BLOCK: STREAM_PANELS, "stages": (1, 2)}
-        lanes -= rows
+        rows: dict[str, tuple[int, ...]] = {}
+        for kernel in short:
+            for name, values in rowspace.domains(placed, kernel, device).items():
+                rows[name] = tuple(v for v in values if v in rows.get(name, values))
+        found |= rows
         for loop in tiled_loops(placed):
             symbol = str(loop.tile)
             extent = placed.axis(loop.axis).extent.evaluate(dict(sizes))
-            values = sorted({width * n for n in (1, 2, 3, 4, 6, 8, 12, 16)}) if loop.axis in lanes else list(TILES)
-            values = list(SHORT_ROWS) if loop.axis in rows else values
-            reach = next((v for v in values if v >= extent), values[-1])
-            found[symbol] = tuple(v for v in values if v <= max(reach, values[0]))
+            usual = sorted({width * n for n in (1, 2, 3, 4, 6, 8, 12, 16)}) if loop.axis in lanes else TILES
+            tried = rows.get(symbol, tuple(usual))
+            reach = next((v for v in tried if v >= extent), tried[-1])
+            found[symbol] = tuple(v for v in tried if v <= max(reach, tried[0]))
         found |= part_domains(placed, sizes, found)
         return {t: found[t] for t in placed.tiles}
 
@@ -69,32 +66,28 @@ class CpuBackend:
         registers = device.vector.registers or 16
         cache = device.level(place.LEVEL).capacity_bytes or 0
         short = {k.name for k in placed.kernels if place_rows.has_short_rows(placed, k)}
-        found = [
-            Constraint("cpu.registers", mr * nr + mr + 1, "<=", Const(registers), "registers", "lower mr or nr"),
-        ]
-        if short:
-            kr = Sym(place_rows.STREAM_BLOCK)
-            need = kr * nr + kr + 1
-            limit = Const(registers)
-            found.append(Constraint("cpu.registers.across", need, "<=", limit, "registers", "lower kr or nr"))
+        found: list[Constraint] = []
         if len(short) < len(placed.kernels):
-            found.append(Constraint("cpu.latency", Const(8), "<=", mr * nr, "accumulators", "raise mr or nr"))
+            found += [
+                Constraint("cpu.registers", mr * nr + mr + 1, "<=", Const(registers), "registers", "lower mr or nr"),
+                Constraint("cpu.latency", Const(8), "<=", mr * nr, "accumulators", "raise mr or nr"),
+            ]
         if len(short) < len(placed.kernels) and not device.features & {"avx512f"}:
             found.append(Constraint("cpu.load_bound", Const(2), "<=", mr, "vectors", "raise mr"))
         for kernel in placed.kernels:
             need = footprint(placed, kernel, place.LEVEL)
             if kernel.name in short:  # what is fetched ahead passes through this cache
                 need = need + footprint(placed, kernel, "memory")
-                found.append(_block_of_rows(placed, kernel))
             found.append(
                 Constraint(f"device.{place.LEVEL}.{kernel.name}", need, "<=", Const(cache), "B", "lower the tiles")
             )
+            if kernel.name in short:
+                found += rowspace.constraints(placed, kernel, device)
+                continue
+            lane = place.lane_axis(placed, kernel)
             for site in sites(placed, kernel):
-                lane = site.stmt.atom.lane if isinstance(site.stmt, Dot) and site.stmt.atom else None
-                if isinstance(site.stmt, Dot) and lane is not None and lane in site.stmt.out.axes:
+                if isinstance(site.stmt, Dot):
                     tile = site.scope[lane].size
-                    if kernel.name in short:
-                        tile = ceil_div(tile, width) * width
                     found.append(
                         Constraint(
                             f"cpu.panels.{kernel.name}.{site.stmt.out.name}",
@@ -134,15 +127,6 @@ class CpuBackend:
             return None
         lacking = ", ".join(sorted(needed - here)) or "that architecture"
         return f"this machine cannot run code for {device.name} ({device.arch}); it lacks {lacking}"
-
-
-def _block_of_rows(placed: Program, kernel: Kernel) -> Constraint:
-    """A register block has no more rows than there are."""
-    tiles = {loop.axis: loop.tile for stmt in kernel.body if isinstance(stmt, Par) for loop in stmt.loops}
-    rows: IntExpr = Const(1)
-    for axis in place_rows.row_axes(placed, kernel):
-        rows = rows * tiles.get(axis, placed.axis(axis).extent)
-    return Constraint(f"cpu.rows.{kernel.name}", Sym("nr"), "<=", rows, "rows", "lower nr")
 
 
 _CHECKED = frozenset({"avx2", "avx512f", "avx512_bf16", "f16c", "neon", "sve"})

@@ -42,13 +42,6 @@ def row_axes(program: Program, kernel: Kernel) -> frozenset[str]:
     return frozenset(values[stored.value].axes) - {str(stored.access.index[-1])}
 
 
-def lane_axes(program: Program, kernel: Kernel) -> frozenset[str]:
-    """The axes that run along the lanes of some placed value."""
-    outs = (outputs_of(site.stmt) for site in sites(program, kernel))
-    found = (out.layout.lane_axis() for out in outs if out is not None and out.layout is not None)
-    return frozenset(axis for axis in found if axis is not None)
-
-
 class ShortRows(Placement):
     """Placement of one kernel with short rows."""
 
