@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import click
 
-from flashc.commands import bench, bound, cache, compile, devices, ir, tune, verify
+from flashc.commands import bench, bound, cache, compile, devices, ir, report, tune, verify
 from flashc.commands.exit_codes import INTERNAL, INTERRUPTED
 from flashc.errors import FlashcError
 
@@ -42,7 +42,7 @@ def app() -> None:
     """Kernels from a short description of an operator: tile sizes solved for, I/O held against its bound."""
 
 
-for _module in (tune, compile, verify, bench, bound, ir, devices, cache):
+for _module in (tune, compile, report, verify, bench, bound, ir, devices, cache):
     app.add_command(_module.command)
 
 

@@ -1,0 +1,1 @@
+"""I/O reports: bound, chosen schedule, simulation and plots of one workload on one device."""

@@ -1,0 +1,74 @@
+"""The case that a report is about: a tuning, and the bounds that hold for its choice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flashc.compiler.tune import Tuning, environment
+from flashc.hwmodels.model import Device
+from flashc.iomodel.bound import LowerBound
+from flashc.iomodel.bounds import lower_bounds
+from flashc.iomodel.from_program import cascade
+from flashc.iomodel.levels import Boundary, core_boundary
+from flashc.iomodel.statements import Cascade
+from flashc.ir.analysis import Site, sites
+from flashc.ir.intexpr import Const
+from flashc.ir.nodes import Dot, Program
+from flashc.ops import Operator, registry
+
+
+@dataclass(frozen=True)
+class Case:
+    """One tuning with what the facts are read off: sizes, the bound program with its numbers, and the bounds."""
+
+    tuning: Tuning
+    sizes: Mapping[str, Any]
+    program: Program
+    schedules: tuple[Program, ...]
+    operator: Operator
+    cascade: Cascade
+    bounds: tuple[LowerBound, ...]
+    core: Boundary
+
+    @property
+    def device(self) -> Device:
+        return self.tuning.device
+
+
+def recomputes(algorithm: Program, program: Program) -> bool:
+    """True where the program may do a contraction of the algorithm more than once for the same elements."""
+    found = [_dots(p) for p in (algorithm, program)]
+    if len(found[1]) > len(found[0]):
+        return True
+    return any(
+        trip.axis not in (*site.stmt.out.axes, *site.stmt.over)
+        for site in found[1]
+        for trip in site.trips
+        if isinstance(site.stmt, Dot) and trip.tile != Const(1)
+    )
+
+
+def needs_once(assumptions: Sequence[str]) -> bool:
+    """A bound that says nothing of schedules that compute a value again."""
+    return any("computed once" in text for text in assumptions)
+
+
+def _dots(program: Program) -> list[Site]:
+    return [s for k in program.kernels for s in sites(program, k) if isinstance(s.stmt, Dot)]
+
+
+def case_of(tuning: Tuning) -> Case:
+    operator = registry()[tuning.workload.op]
+    sizes = environment(operator, tuning.workload.spec)
+    program = tuning.best.program
+    algorithm = operator.algorithm(tuning.workload.spec)
+    schedules = operator.schedules(tuning.workload.spec)
+    statements = cascade(algorithm, schedules[0])
+    bounds = lower_bounds(statements)
+    if recomputes(algorithm, tuning.best.placed):
+        bounds = tuple(b for b in bounds if not needs_once(b.assumptions))
+    numbers = {**sizes, **dict(program.fixed)}
+    core = core_boundary(tuning.device)
+    return Case(tuning, numbers, program, schedules, operator, statements, bounds, core)
