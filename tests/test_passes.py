@@ -111,7 +111,7 @@ def numbered(*bodies: Any) -> list[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize(("op", "again"), [
-    ("attention", {"q_stationary": False, "tile_fused": False, "stored_scores": False}),
+    ("attention", dict.fromkeys(("q_stationary", "tile_fused", "stored_scores", "grouped_rows", "split_keys"), False)),
     ("attention_backward", {"kv_stationary": False, "q_stationary": False, "two_kernels": True}),
 ])
 @pytest.mark.parametrize("more", [{}, {"heads": {"q": 4, "kv": 2}, "causal": True}])

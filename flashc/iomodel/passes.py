@@ -11,12 +11,12 @@ the index whose value for one step needs the steps before it only: it is availab
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from flashc.iomodel.statements import Cascade, Index, Reference, Statement
 from flashc.ir.analysis import sites
-from flashc.ir.intexpr import Const, IntExpr
+from flashc.ir.intexpr import Const, IntExpr, Sym
 from flashc.ir.nodes import Dot, Kernel, Load, Par, Program, Seq, Stmt, outputs_of
 
 Availability = tuple[int, bool]
@@ -123,18 +123,31 @@ def _axes(stmt: Stmt) -> tuple[str, ...]:
     return out.axes if out is not None else ()
 
 
+def _parts(seq: Seq) -> Iterator[tuple[str, str]]:
+    """(part, axis): axes whose coordinates divide the loop among them, one part beginning where the last one ends."""
+    if seq.domain is None:
+        return
+    for lower in seq.domain.lower:
+        for part in lower.symbols():
+            if lower.subs({part: Sym(part) + 1}) in seq.domain.upper:
+                yield part, seq.loop.axis
+
+
 def recomputes(program: Program) -> bool:
     """Whether a schedule does some products of two loaded tiles more than once: again per step of a loop that neither
     tile depends on, or in another place that loads the same two tensors."""
     seen: set[frozenset[str]] = set()
     for kernel in program.kernels:
-        loads = {s.stmt.out.name: s.stmt.access for s in sites(program, kernel) if isinstance(s.stmt, Load)}
-        for site in sites(program, kernel):
+        walked = tuple(sites(program, kernel))
+        loads = {s.stmt.out.name: s.stmt.access for s in walked if isinstance(s.stmt, Load)}
+        parts = {pair for s in walked if isinstance(s.stmt, Seq) for pair in _parts(s.stmt)}
+        for site in walked:
             stmt = site.stmt
             if not isinstance(stmt, Dot) or not {stmt.a, stmt.b} <= loads.keys():
                 continue
             factors = [loads[stmt.a], loads[stmt.b]]
             depends = {s for access in factors for x in access.index for s in x.symbols()}
+            depends |= {part for part, axis in parts if axis in depends}
             tensors = frozenset(access.tensor for access in factors)
             if tensors in seen or any(t.axis not in depends for t in site.trips):
                 return True
