@@ -79,7 +79,7 @@ def test_leading_terms_and_regimes(share: float, winner: str) -> None:
     x = 1 / math.sqrt(share)
     leading = {"q_stationary": 4 * x**2, "tile_fused": 2 * math.sqrt(6) * x, "stored_scores": 4 * x + 1}
     _, schedules, sizes = attention(2**17, 256)
-    moved = {s: least(p, sizes, int(share * 256**2)).traffic / 2**34 for s, p in schedules.items()}
+    moved = {s: least(schedules[s], sizes, int(share * 256**2)).traffic / 2**34 for s in leading}
     assert min(moved, key=lambda s: moved[s]) == winner
     for name, value in moved.items():
         assert value == pytest.approx(leading[name], rel=0.15)

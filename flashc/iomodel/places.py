@@ -23,9 +23,9 @@ from flashc.iomodel.segments import (
     single,
     spread,
 )
-from flashc.ir.analysis import Site, replaced_in_place, sites, values_of
+from flashc.ir.analysis import Site, replaced_in_place, sites, tiled_in, values_of
 from flashc.ir.intexpr import IntExpr, Sym
-from flashc.ir.nodes import Access, Alloc, Dot, Kernel, Load, Loop, Program, Seq, Stmt, outputs_of
+from flashc.ir.nodes import Access, Alloc, Dot, Kernel, Load, Loop, Program, Seq, Stmt, outputs_of, tiled_axis
 from flashc.ir.ranges import Scope, enter
 from flashc.ir.scalar import Coord, Fetch, Lit, Ref, Scalar, evaluate
 from flashc.ir.types import Tensor, Value
@@ -167,18 +167,14 @@ class Places:
     # -- boxes
 
     def tensor(self, access: Access, here: Here) -> Box:
-        """The tile of a tensor that an access takes: a whole tile along every bare tiled axis."""
+        """The tile of a tensor that an access takes: a whole tile along every tiled axis."""
         tensor = self.program.tensor(access.tensor)
         return self._box(tensor, [self._taken(x, here) for x in access.index])
 
     def _taken(self, index: IntExpr, here: Here) -> tuple[Any, Any]:
         """Where an access starts along a dimension, and how many elements it takes; None: a single one."""
-        if self._tiled(index, here):
-            return here.at[str(index)], here.size[str(index)]
-        return self.number(index, here), None
-
-    def _tiled(self, index: IntExpr, here: Here) -> bool:
-        return isinstance(index, Sym) and index.name in here.scope and not here.scope[index.name].scalar
+        axis = tiled_axis(index, tiled_in(here.scope))
+        return self.number(index, here), None if axis is None else here.size[axis]
 
     def _box(self, tensor: Tensor, parts: Sequence[tuple[Any, Any]]) -> Box:
         base: Any = self.layout.tensors[tensor.name][0]
@@ -268,7 +264,8 @@ class Places:
         if name in self.loads:
             access = self.loads[name].access
             strides = self._strides(self.program.tensor(access.tensor))
-            return {str(x): s for x, s in zip(access.index, strides, strict=True) if self._tiled(x, here)}
+            along = [tiled_axis(x, tiled_in(here.scope)) for x in access.index]
+            return {a: s for a, s in zip(along, strides, strict=True) if a is not None}
         found: dict[str, Any] = {}
         if value.layout is not None:
             modes = sorted(value.layout.modes, key=lambda m: ("reg", "offset", "lane").index(m.space))
