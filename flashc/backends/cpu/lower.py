@@ -113,17 +113,16 @@ def _in_place(
     local = {name for s in body[:n] for name in _defines(s)}
     for name in sorted(reads & found.keys() & local):
         old = found[name].value
-        if _taken(name, slots, found):
-            continue
-        if name not in rest and (old.dtype, old.layout, old.axes) == (stmt.out.dtype, stmt.out.layout, stmt.out.axes):
+        alike = (old.dtype, old.layout, old.axes) == (stmt.out.dtype, stmt.out.layout, stmt.out.axes)
+        if alike and rest.isdisjoint(_sharing(name, slots, found)):
             return {stmt.out.name: slots[name]}
     return {}
 
 
-def _taken(name: str, slots: dict[str, str], found: dict[str, Alloc]) -> bool:
-    """Whether a later value is in the slot of ``name`` already."""
+def _sharing(name: str, slots: dict[str, str], found: dict[str, Alloc]) -> set[str]:
+    """The value itself and those that came later into its slot."""
     names = list(found)
-    return any(slots[later] == slots[name] for later in names[names.index(name) + 1 :])
+    return {other for other in names[names.index(name) :] if slots[other] == slots[name]}
 
 
 def _defines(stmt: Stmt) -> list[str]:
