@@ -114,15 +114,10 @@ def _in_place(
     for name in sorted(reads & found.keys() & local):
         old = found[name].value
         alike = (old.dtype, old.layout, old.axes) == (stmt.out.dtype, stmt.out.layout, stmt.out.axes)
-        if alike and rest.isdisjoint(_sharing(name, slots, found)):
+        sharing = {other for other in local if slots.get(other) == slots[name]}
+        if alike and rest.isdisjoint(sharing):
             return {stmt.out.name: slots[name]}
     return {}
-
-
-def _sharing(name: str, slots: dict[str, str], found: dict[str, Alloc]) -> set[str]:
-    """The value itself and those that came later into its slot."""
-    names = list(found)
-    return {other for other in names[names.index(name) :] if slots[other] == slots[name]}
 
 
 def _defines(stmt: Stmt) -> list[str]:
