@@ -114,16 +114,9 @@ def _in_place(
     taken = {slots[name] for name in rest & local & slots.keys()}
     for name in sorted(reads & found.keys() & local):
         old, new = found[name].value, stmt.out
-        free = slots[name] not in taken and not _taken(name, slots, found)
-        if free and (old.dtype, old.layout, old.axes) == (new.dtype, new.layout, new.axes):
+        if slots[name] not in taken and (old.dtype, old.layout, old.axes) == (new.dtype, new.layout, new.axes):
             return {stmt.out.name: slots[name]}
     return {}
-
-
-def _taken(name: str, slots: dict[str, str], found: dict[str, Alloc]) -> bool:
-    """Whether a later value is in the slot of ``name`` already."""
-    names = list(found)
-    return any(slots[later] == slots[name] for later in names[names.index(name) + 1 :])
 
 
 def _defines(stmt: Stmt) -> list[str]:
