@@ -273,9 +273,3 @@ GAMES = [
 def test_optimal_play_moves_no_less_than_the_bound(name: str, fast: int, sizes: dict[str, int]) -> None:
     optimum, bound = game(name, fast, **sizes)
     assert optimum >= bound - 1e-9
-
-
-@pytest.mark.slow
-def test_optimal_play_of_a_rank_one_update_of_three_rows() -> None:
-    optimum, bound = game("syrk", 3, n=3, k=1)
-    assert optimum >= bound - 1e-9

@@ -91,7 +91,8 @@ def _largest(question: Question, bounds: Sequence[LowerBound]) -> Lines:
     moved, bound = best(bounds, question.sizes, fast)
     memory = "unlimited fast memory" if math.isinf(fast) else f"fast memory of {capacity(fast)}"
     lines = [
-        f"{memory}: any schedule moves at least {traffic(moved.total)}, by the rule {bound.rule}",
+        f"{memory}: a schedule for which what is listed below holds moves at least {traffic(moved.total)}, "
+        f"by the rule {bound.rule}",
         f"loads {traffic(moved.loads)}, stores {traffic(moved.stores)}",
     ]
     if isinstance(bound, Capacity) and not math.isinf(fast):

@@ -18,6 +18,7 @@ from flashc.compiler.schema_check import check_schema
 from flashc.compiler.tune import environment
 from flashc.compiler.workload import load_workload, parse_override, read_text
 from flashc.errors import IRError, WorkloadError
+from flashc.iomodel.accesses import linear
 from flashc.iomodel.from_program import cascade
 from flashc.iomodel.statement_parse import parse_statement
 from flashc.iomodel.statements import Array, Cascade, Index, Reference, Statement
@@ -163,6 +164,7 @@ def _written(document: Document) -> Question:
     reader = _Reader(document, tuple(data["sizes"]))
     arrays = tuple(reader.array(name, entry) for name, entry in data["arrays"].items())
     statements = tuple(reader.statement(at, entry, arrays) for at, entry in enumerate(data["statements"]))
+    reader.names(statements)
     elements = tuple(
         (name, reader.expression(("arrays", name, "elements"), entry["elements"], set()))
         for name, entry in data["arrays"].items()
@@ -173,6 +175,7 @@ def _written(document: Document) -> Question:
     if isinstance(fast, str):
         fast = reader.guarded(("fast_memory",), fast, memory_bytes, "a number of bytes such as 196608 or 192K")
     sizes = {n: v for n, v in data["sizes"].items() if v is not None}
+    reader.factors(statements, sizes)
     return Question(Cascade(name, reader.sizes, arrays, statements, elements), sizes, fast, document.source)
 
 
@@ -240,6 +243,27 @@ class _Reader:
         count = entry.get("count")
         points = None if count is None else self.expression((*path, "count"), count, set())
         return Statement(entry.get("name", f"S{at + 1}"), tuple(indices), target, update, others, points)
+
+    def names(self, statements: Sequence[Statement]) -> None:
+        """Refuses two statements of one name: bounds and certificates tell them apart by it."""
+        seen: set[str] = set()
+        for at, statement in enumerate(statements):
+            if statement.name in seen:
+                fix = "give each a name of its own; without one, the first is S1"
+                raise refusal(self.document.where, ("statements", at), statement.name, "a name not used before", fix)
+            seen.add(statement.name)
+
+    def factors(self, statements: Sequence[Statement], sizes: Mapping[str, int]) -> None:
+        """Refuses a factor of an index that is 0: what differs in that index only would be one element."""
+        for at, statement in enumerate(statements):
+            indices = frozenset(i.name for i in statement.indices)
+            references = (statement.target, *statement.operands)
+            forms = [linear(x, indices) for r in references for x in r.subscripts]
+            for name, factor in (t for f in forms if f is not None for t in f.terms):
+                if factor.symbols() <= sizes.keys() and factor.evaluate(sizes) == 0:
+                    where, found = self.document.where, f"{factor} * {name}, and {factor} is 0"
+                    fix = f"leave {name} out of the subscript"
+                    raise refusal(where, ("statements", at, "do"), found, "factors of an index that are not 0", fix)
 
     def _declared(self, path: KeyPath, reference: Reference, arrays: Sequence[Array], seen: set[str]) -> None:
         if reference.array not in {a.name for a in arrays}:

@@ -137,10 +137,11 @@ def _is_box(indices: Sequence[Index]) -> bool:
 def _sumset(forms: Sequence[Sequence[tuple[str, IntExpr]]], indices: Sequence[Index]) -> IntExpr:
     """Distinct subscript tuples over a box: each sum a x + b y has at least as many values as its unit steps reach.
 
-    An index that occurs in two subscripts would couple them; it is then counted in the first one only.
+    An index that occurs in two subscripts would couple them; it is then counted in the first one only. A box with an
+    empty side has none.
     """
     ranges = extents(indices)
-    total: IntExpr = ONE
+    total: IntExpr = nest(indices, frozenset())
     seen: set[str] = set()
     for terms in forms:
         fresh = [(n, c) for n, c in terms if n not in seen]
@@ -151,7 +152,12 @@ def _sumset(forms: Sequence[Sequence[tuple[str, IntExpr]]], indices: Sequence[In
             continue
         if len(fresh) == 2 and unit is not None:
             other = 1 - unit
-            total = total * ((sizes[other] - 1) * imin(fresh[other][1], sizes[unit]) + sizes[unit])
+            values = (sizes[other] - 1) * imin(_step(fresh[other][1]), sizes[unit]) + sizes[unit]
+            total = total * (values if isinstance(fresh[other][1], Const) else imax(values, ZERO))
         else:
             total = total * imax(*sizes)
     return total
+
+
+def _step(coefficient: IntExpr) -> IntExpr:
+    return Const(abs(coefficient.value)) if isinstance(coefficient, Const) else coefficient

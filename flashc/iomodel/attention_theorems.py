@@ -23,7 +23,10 @@ from flashc.ir.intexpr import IntExpr, add
 
 NO_RECOMPUTE = "scores are computed once"
 """The assumption of theorem B. A report of a schedule that computes a score again must leave such bounds out."""
-ELEMENTWISE = "every multiply-add of the statements is done; sums may be taken in any order, products are not regrouped"
+ELEMENTWISE = (
+    "every multiply-add of the statements is done; sums may be taken in any order, products are not regrouped; "
+    "a pair that is counted is summed over all its terms"
+)
 INPUTS = "the operands of the first contraction and the values are inputs, at most copied or mapped element by element"
 WIDTHS = "no value is held or moved in fewer bytes than its array's elements have"
 VERSION = 1

@@ -18,7 +18,20 @@ from fractions import Fraction
 from typing import Any
 
 from flashc.iomodel import checker_attention
-from flashc.iomodel.checker_values import TooLongError, evaluate, names, offsets, points, product, rank, same_product
+from flashc.iomodel.checker_values import (
+    TooLongError,
+    bounded,
+    elements,
+    evaluate,
+    fraction,
+    names,
+    offsets,
+    points,
+    product,
+    rank,
+    reached,
+    same_product,
+)
 
 Json = dict[str, Any]
 REFERENCE = re.compile(r"([A-Za-z_][\w.]*)\[([^\]]*)\]")
@@ -29,12 +42,16 @@ ZERO = Fraction(0)
 
 def check(certificate: Json) -> None:
     """Raises ValueError that names what does not hold."""
+    _require(isinstance(certificate, dict), "certificate: not an object")
+    bounded(certificate)
     rule = certificate.get("rule")
     _require(certificate.get("version") == 1, "version: only 1 is known")
-    _require(rule in CHECKS, f"rule: {rule!r} is none of {', '.join(CHECKS)}")
+    _require(isinstance(rule, str) and rule in CHECKS, f"rule: {rule!r} is none of {', '.join(CHECKS)}")
     try:
         CHECKS[str(rule)](certificate)
-    except (KeyError, TypeError, IndexError, ZeroDivisionError, AttributeError, SyntaxError) as error:
+    except TooLongError:
+        raise ValueError("certificate: too long to check") from None
+    except (LookupError, TypeError, ArithmeticError, AttributeError, SyntaxError, RecursionError, MemoryError) as error:
         raise ValueError(f"certificate: malformed, {type(error).__name__}: {error}") from None
 
 
@@ -118,7 +135,7 @@ def _capacity(certificate: Json, divisors: dict[tuple[str, str], int]) -> None:
         _require(part["statement"] in evidence["statements"], f"statement: {part['statement']} is not of the cascade")
         _part(part, evidence, divisors)
         expected = {k: part[k] for k in ("points", "constant", "factors")}
-        _same("claim", term, {**expected, "memory_exponent": str(1 - Fraction(part["sigma"]))})
+        _same("claim", term, {**expected, "memory_exponent": str(1 - fraction(part["sigma"]))})
     _started(certificate)
     _same("claim", claim["text"], " + ".join(map(_text, claim["terms"])))
     _instance(certificate, claim["terms"])
@@ -134,7 +151,7 @@ def _part(part: Json, evidence: Json, divisors: dict[tuple[str, str], int]) -> N
     seen: set[str] = set()
     for a in part["accesses"]:
         array, subscripts = _split(a["reference"])
-        exponent, value = Fraction(a["exponent"]), evidence["arrays"][array]["value"]
+        exponent, value = fraction(a["exponent"]), evidence["arrays"][array]["value"]
         _require(
             a["reference"] in allowed and a["reference"] not in seen,
             f"accesses: {a['reference']} is not made, or twice",
@@ -143,24 +160,24 @@ def _part(part: Json, evidence: Json, divisors: dict[tuple[str, str], int]) -> N
         _require(exponent >= 0, f"exponent: {exponent} of {a['reference']} is negative")
         _same("budget", a["budget"], value)
         width = min(x["width"] for x in evidence["arrays"].values() if x["value"] == value)
-        _same("width", Fraction(a["width"]), Fraction(width, divisors.get((part["name"], value), 1)))
+        _same("width", fraction(a["width"]), Fraction(width, divisors.get((part["name"], value), 1)))
         _same("indices", a["indices"], sorted(set(indices) & {n for s in subscripts for n in names(s)}))
         for index in a["indices"]:
             covered[index] += exponent
         if exponent and a["reuse"] != "1":
             (constant if a["reuse"].isdigit() else factors).append([a["reuse"], str(-exponent)])
-        if len([s for s in subscripts if names(s) & set(indices)]) == len(a["indices"]):
+        if set(a["indices"]) <= set(subscripts):
             _same("reuse", a["reuse"], "1")
     for index, extent, exponent in part["uncovered"]:
-        covered[index] += Fraction(exponent)
-        _require(Fraction(exponent) > 0, "uncovered: an exponent is not positive")
-        (constant if extent.isdigit() else factors).append([extent, str(-Fraction(exponent))])
+        covered[index] += fraction(exponent)
+        _require(fraction(exponent) > 0, "uncovered: an exponent is not positive")
+        (constant if extent.isdigit() else factors).append([extent, str(-fraction(exponent))])
     for index, total in covered.items():
         _require(total >= 1, f"exponents: index {index} is covered {total} times, not once")
     budgets = _budgets(part)
     sigma = sum(budgets.values(), ZERO)
     _require(sigma > 1 and str(sigma) == part["sigma"], f"sigma: {part['sigma']}, but the exponents add up to {sigma}")
-    widths = {a["budget"]: Fraction(a["width"]) for a in part["accesses"]}
+    widths = {a["budget"]: fraction(a["width"]) for a in part["accesses"]}
     constant += [[str(widths[v] / s), str(s)] for v, s in budgets.items()]
     constant += [[str(sigma - 1), str(sigma - 1)], ["2", str(_mirrored(part))]]
     _require(same_product(part["constant"], constant), f"constant: {part['constant']} does not follow")
@@ -174,6 +191,7 @@ def _mirrored(part: Json) -> Fraction:
         return ZERO
     larger, smaller = part["swap"]
     domain = {name: (lower, upper) for name, lower, upper in part["domain"]}
+    _require(larger.isidentifier() and smaller.isidentifier(), f"swap: {larger!r}, {smaller!r} are no indices")
     below = re.fullmatch(rf"{larger}( - \d+)?", domain[smaller][1]) is not None
     above = re.fullmatch(rf"{smaller} \+ [1-9]\d*", domain[larger][0]) is not None
     _require(below or above, f"swap: {smaller} is not kept below {larger}")
@@ -181,16 +199,21 @@ def _mirrored(part: Json) -> Fraction:
     exchanged = {larger: smaller, smaller: larger}
     made = {(a["reference"], a["budget"]) for a in part["accesses"]}
     for a in part["accesses"]:
+        ends = {larger, smaller} & set(a["indices"])
+        _require(
+            not a["mirrored"] or fraction(a["exponent"]) == 0 or len(ends) != 1,
+            f"swap: the image of {a['reference']} may be larger than itself",
+        )
         other = re.sub(r"[A-Za-z_][\w.]*(?!\w*\[)", lambda m: exchanged.get(m[0], m[0]), a["reference"])
         _require(a["mirrored"] or (other, a["budget"]) in made, f"swap: {other} is not read")
         _require(a["mirrored"] or a["reuse"] == "1", "swap: of an access with reuse")
-    return 1 - sum((Fraction(a["exponent"]) for a in part["accesses"] if a["mirrored"]), ZERO)
+    return 1 - sum((fraction(a["exponent"]) for a in part["accesses"] if a["mirrored"]), ZERO)
 
 
 def _budgets(part: Json) -> dict[str, Fraction]:
     found: dict[str, Fraction] = {}
     for a in part["accesses"]:
-        found[a["budget"]] = found.get(a["budget"], ZERO) + Fraction(a["exponent"])
+        found[a["budget"]] = found.get(a["budget"], ZERO) + fraction(a["exponent"])
     return {v: s for v, s in found.items() if s}
 
 
@@ -233,8 +256,8 @@ def _started(certificate: Json) -> None:
         width = min(a["width"] for a in arrays.values() if a["value"] == value)
         begun = [b for b in map(_begun(arrays, value), map(_read, evidence["statements"])) if b]
         if not begun and all(a["role"] in ("out", "temp") for a in arrays.values() if a["value"] == value):
-            uses = {o for _, _, operands in chosen for o in operands if arrays[_split(o)[0]]["value"] == value}
-            begun = [_split(o)[0] for o in uses]
+            uses = [_split(o)[0] for _, _, operands in chosen for o in operands]
+            begun = [array for array in uses if arrays[array]["value"] == value]
         expected += [(b, width) for b in begun]
         once += [f"each element of {b} is computed once" for b in begun if value in read]
     _same("free", sorted((e["array"], e["width"]) for e in evidence["free"]), sorted(expected))
@@ -276,6 +299,7 @@ def _recurrence(certificate: Json) -> None:
     target, update, operands = _read(evidence["statement"])
     _same("update", update, "=")
     _values(certificate["evidence"])
+    _only_writer(certificate["evidence"], evidence["statement"])
     for reference, distance in zip(evidence["reads"], evidence["distances"], strict=True):
         _require(
             reference in operands and _split(reference)[0] == _split(target)[0], f"reads: {reference} is not a result"
@@ -285,7 +309,9 @@ def _recurrence(certificate: Json) -> None:
     count = len(evidence["distances"])
     _require(count >= 2 and rank(evidence["distances"]) == count, "distances: fewer than two, or not independent")
     sigma, width = Fraction(count, count - 1), evidence["width"]
-    _same("width", width, str(certificate["evidence"]["arrays"][_split(target)[0]]["width"]))
+    arrays = certificate["evidence"]["arrays"]
+    value = arrays[_split(target)[0]]["value"]
+    _same("width", width, str(min(a["width"] for a in arrays.values() if a["value"] == value)))
     constant = [[str(sigma - 1), str(sigma - 1)], [str(sigma), str(-sigma)], [width, str(sigma)]]
     constant += [[str(math.factorial(count - 1)), str(-sigma)], [str(math.factorial(count)), "1"]]
     _same("sigma", evidence["sigma"], str(sigma))
@@ -299,6 +325,14 @@ def _recurrence(certificate: Json) -> None:
     counted = [f"{evidence['name']} runs {evidence['points']} times"] if evidence["counted"] else []
     _same("assumptions", certificate["assumptions"], [ORDER, *counted, distinct])
     _instance(certificate, [term])
+
+
+def _only_writer(evidence: Json, statement: str) -> None:
+    """Boundary values that another statement computes would not be loaded."""
+    arrays = evidence["arrays"]
+    written = [arrays[_split(_read(s)[0])[0]]["value"] for s in evidence["statements"]]
+    own = arrays[_split(_read(statement)[0])[0]]["value"]
+    _require(written.count(own) == 1, f"statement: others write {own} as well")
 
 
 def _shift(reference: str, indices: list[str]) -> dict[str, int]:
@@ -328,18 +362,35 @@ def _instance(certificate: Json, terms: list[Json]) -> None:
         except TooLongError:
             _require(number >= 0, f"values: {text} is negative")
     fast = max(float(found["fast_bytes"]), 1.0)
-    moved = sum(_moved(t, values) * fast ** float(Fraction(t["memory_exponent"])) for t in terms)
+    moved = sum(_moved(t, values) * fast ** float(fraction(t["memory_exponent"])) for t in terms)
     free, stored, loaded = (_bytes(evidence.get(side, []), values) for side in ("free", "stored", "loaded"))
     loads = loaded + max(0.0, moved - free)
     for field, value in (("loads", loads), ("stores", stored), ("total", loads + stored)):
         close = math.isclose(found[field], value, rel_tol=1e-9, abs_tol=1e-6)
         _require(close, f"{field}: {found[field]}, but the evidence gives {value}")
+    for part in evidence["parts"] if "free" in evidence and certificate["rule"] != "recurrence" else []:
+        _enough_taken_off(part, evidence, sizes, values)
+
+
+def _enough_taken_off(part: Json, evidence: Json, sizes: Json, values: Json) -> None:
+    """A value that is no input comes into being in fast memory: not fewer elements than a statement uses of it."""
+    arrays = evidence["arrays"]
+    for a in part["accesses"]:
+        own = {n for n, x in arrays.items() if x["value"] == a["budget"]}
+        if any(arrays[n]["role"] in ("in", "inout") for n in own) or part["counted"]:
+            continue
+        begun = sum(values[e["elements"]] for e in evidence["free"] if e["array"] in own)
+        try:
+            used = elements(part["domain"], _split(a["reference"])[1], sizes)
+        except TooLongError:
+            continue
+        _require(begun >= used, f"free: {begun} elements of {a['budget']}, but {used} are used")
 
 
 def _moved(term: Json, values: Json) -> float:
     if any(values[text] <= 0 for text, _ in term["factors"]):
         return 0.0
-    scale = math.prod(values[text] ** float(Fraction(e)) for text, e in term["factors"])
+    scale = math.prod(values[text] ** float(fraction(e)) for text, e in term["factors"])
     return float(values[term["points"]] * product(term["constant"]) * scale)
 
 
@@ -350,17 +401,23 @@ def _counted(part: Json, sizes: Json, values: Json) -> None:
             _same("points", values[part["points"]], points(part["domain"], sizes))
         except TooLongError:
             _require(values[part["points"]] >= 0, "points: negative")
-    box = not any(names(b) & {d[0] for d in part["domain"]} for _, *bounds in part["domain"] for b in bounds)
-    spans = {n: evaluate(upper, sizes) - evaluate(low, sizes) for n, low, upper in part["domain"]} if box else {}
-    for name, extent, _ in part.get("uncovered", []) if box else []:
-        _same("uncovered", evaluate(extent, sizes), spans[name])
-    for a in part.get("accesses", []) if box else []:
+    try:
+        spans = reached(part["domain"], sizes)
+    except TooLongError:
+        return
+    if not all(spans.values()):
+        return
+    box = not any(names(b) & spans.keys() for _, *bounds in part["domain"] for b in bounds)
+    for name, extent, _ in part.get("uncovered", []):
+        found = evaluate(extent, sizes)
+        _require(found == spans[name] if box else found >= spans[name], f"uncovered: {found} values of {name}")
+    for a in part.get("accesses", []):
         needed = _reuse(_split(a["reference"])[1], spans, sizes)
         _require(evaluate(a["reuse"], sizes) >= needed, f"reuse: {a['reuse']} of {a['reference']} is below {needed}")
 
 
 def _reuse(subscripts: list[str], spans: dict[str, int], sizes: Json) -> int:
-    """The most values of the indices that name one element of a box, subscript by subscript."""
+    """The most values of the indices that name one element, where they take ``spans`` values each."""
     forms = [offsets(s, list(spans), sizes)[0] for s in subscripts]
     told = {next(iter(f)) for f in forms if len(f) == 1}
     reuse = 1
@@ -373,7 +430,8 @@ def _reuse(subscripts: list[str], spans: dict[str, int], sizes: Json) -> int:
             reuse *= min(-(-spans[x] // (abs(b) // common)), -(-spans[y] // (abs(a) // common)))
         elif len(fresh) > 2:
             reuse *= math.prod(sorted(spans[i] for i in fresh)[:-1])
-    return reuse
+    vanished = {i for s in subscripts for i in names(s) & spans.keys()} - told
+    return reuse * math.prod(spans[i] for i in vanished)
 
 
 def _bytes(entries: list[Json], values: Json) -> float:
@@ -420,19 +478,28 @@ CHECKS: dict[str, Callable[[Json], None]] = {
 
 def main(paths: list[str]) -> int:
     """Checks every certificate in JSON files: one certificate, a list, or a document with a list `certificates`."""
-    failed = 0
-    for path in paths:
+    return 1 if sum([_wrong(path) for path in paths]) else 0
+
+
+def _wrong(path: str) -> int:
+    """How many certificates of a file do not hold; a file that cannot be read counts as one."""
+    try:
         with open(path, encoding="utf-8") as file:
             found = json.load(file)
-        listed = found if isinstance(found, list) else found.get("certificates", [found])
-        for at, certificate in enumerate(listed):
-            try:
-                check(certificate)
-            except ValueError as error:
-                failed += 1
-                print(f"{path}: certificate {at}: {error}")
-        print(f"{path}: {len(listed)} certificates, {failed} wrong")
-    return 1 if failed else 0
+    except (OSError, ValueError, RecursionError) as error:
+        print(f"{path}: {error}")
+        return 1
+    whole = found.get("certificates", [found]) if isinstance(found, dict) else found
+    listed = whole if isinstance(whole, list) else [whole]
+    failed = 0
+    for at, certificate in enumerate(listed):
+        try:
+            check(certificate)
+        except ValueError as error:
+            failed += 1
+            print(f"{path}: certificate {at}: {error}")
+    print(f"{path}: {len(listed)} certificates, {failed} wrong")
+    return failed
 
 
 if __name__ == "__main__":

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
 
-from flashc.iomodel.checker_values import LIMIT, TooLongError, evaluate, points
+from flashc.iomodel.checker_values import LIMIT, TooLongError, elements, evaluate, fraction, points, spend
 
 Json = dict[str, Any]
 ASSUMPTIONS = [
-    "every multiply-add of the statements is done; sums may be taken in any order, products are not regrouped",
+    "every multiply-add of the statements is done; sums may be taken in any order, products are not regrouped; "
+    "a pair that is counted is summed over all its terms",
     "the operands of the first contraction and the values are inputs, at most copied or mapped element by element",
     "no value is held or moved in fewer bytes than its array's elements have",
 ]
@@ -55,7 +56,7 @@ def check_forward_once(certificate: Json) -> None:
     roles = [widths[storages[r]] for r in ("row", "column", "value")]
     _require(storages["row"] != storages["column"], "items: the rows and columns of the scores share storage")
     shared = storages["value"] in (storages["row"], storages["column"])
-    weight = Fraction(evidence["weight"])
+    weight = fraction(evidence["weight"])
     _require(0 < weight <= 1 and (not shared or 2 * weight**2 <= 1), "weight: above what the shared items allow")
     squares = [weight**2 * roles[0] * roles[1] * pair, weight**2 * roles[2] * out * pair]
     _same("started", evidence["started"], "each score once")
@@ -66,7 +67,7 @@ def check_forward_once(certificate: Json) -> None:
 def check_backward(certificate: Json) -> None:
     """The backward pass with recomputation."""
     evidence = _header(certificate, ASSUMPTIONS)
-    names, width, kappa = evidence["gradients"], _width(evidence["width"]), Fraction(evidence["kappa"])
+    names, width, kappa = evidence["gradients"], _width(evidence["width"]), fraction(evidence["kappa"])
     _backward_structure(evidence, names)
     rows, columns = (sum(GRADIENTS[n][side] for n in names) for side in (0, 1))
     _require(_cubic_below(rows, columns, 8 * kappa), f"kappa: {kappa} is below the largest block of {names}")
@@ -82,7 +83,7 @@ def check_backward_once(certificate: Json) -> None:
     _backward_structure(evidence, names)
     widths = {role: _width(item["width"]) for role, item in evidence["items"].items()}
     outs = {name: _width(evidence["accumulator_widths"][name]) for name in names}
-    pair, weight = _width(evidence["pair_width"]), Fraction(evidence["weight"])
+    pair, weight = _width(evidence["pair_width"]), fraction(evidence["weight"])
     _require(weight > 0 and 2 * weight**2 <= 1, "weight: above what the shared items of dO allow")
     squares = [
         Fraction(widths["k"] * outs["dQ"] * pair),
@@ -211,12 +212,14 @@ def _block_instance(certificate: Json, mixing: list[Json], scores: list[Json]) -
     _counted("work", work, mixing, found["sizes"])
     _same("depth", depth, min(_depth(s, found["sizes"]) for s in scores))
     _computed(work, mixing, scores, found["sizes"])
-    large, small = (float(Fraction(certificate["claim"][k])) for k in ("large", "small"))
+    large, small = (float(fraction(certificate["claim"][k])) for k in ("large", "small"))
     capacity = 0.0
     if work and not math.isinf(found["fast_bytes"]):
         fast = _positive(found["fast_bytes"])
         block = min(max(2 * fast, small / large * depth**2), 3 * fast)
         capacity = (block - fast) * work / max(math.sqrt(large) * block**2 / depth, math.sqrt(small) * block**1.5)
+    evidence = certificate["evidence"]
+    _outputs(certificate, found, mixing, _width(evidence.get("accumulator_width", evidence.get("width"))))
     _moved(found, capacity)
 
 
@@ -232,7 +235,26 @@ def _once_instance(
         _counted("pairs", number * _depth(statement, found["sizes"]), [statement], found["sizes"])
     _same("score_bytes", found["score_bytes"], sum(found["pairs"]) * pair)
     work = sum(math.sqrt(s) * n for s, n in zip(squares, found["works"], strict=True))
+    evidence = certificate["evidence"]
+    widths = evidence.get("accumulator_widths", {"": evidence.get("accumulator_width")})
+    mixed = list(evidence["mixing"].values()) if len(widths) > 1 else [evidence["mixing"]]
+    _outputs(certificate, found, mixed, min(map(_width, widths.values())))
     _moved(found, 2 * work / math.sqrt(_positive(found["fast_bytes"])) - found["score_bytes"])
+
+
+def _outputs(certificate: Json, found: Json, mixing: list[Json], width: int) -> None:
+    """The bytes of outputs are those of the evidence, and every element that is summed up has an accumulator."""
+    for field in ("accumulator_bytes", "stored_bytes"):
+        try:
+            _same(field, found[field], evaluate(certificate["evidence"][field], found["sizes"]))
+        except TooLongError:
+            continue
+    try:
+        summed = sum(elements(m["indices"], m["subscripts"]["target"], found["sizes"]) for m in mixing)
+    except TooLongError:
+        return
+    least = width * summed
+    _require(found["accumulator_bytes"] >= least, f"accumulator_bytes: {found['accumulator_bytes']}, at least {least}")
 
 
 def _moved(found: Json, capacity: float) -> None:
@@ -262,26 +284,31 @@ def _computed(work: int, mixing: list[Json], scores: list[Json], sizes: Json) ->
     """Whether the score products compute every pair that is mixed."""
     if work > LIMIT:
         return
-    for product in scores:
-        known = _elements(product, "target", sizes)
-        for mixed in mixing:
-            pairs = _elements(mixed, "pair", sizes)
+    left = [4 * LIMIT]
+    try:
+        known = [_elements(product, "target", sizes, left) for product in scores]
+        mixed = [_elements(m, "pair", sizes, left) for m in mixing]
+    except TooLongError:
+        return
+    for product, made in zip(scores, known, strict=True):
+        for pairs in mixed:
             enough = _number(product, sizes) >= len(pairs) * _depth(product, sizes)
-            _require(enough and pairs <= known, "scores: a pair that is mixed is not computed")
+            _require(enough and pairs <= made, "scores: a pair that is mixed is not computed")
 
 
-def _elements(statement: Json, role: str, sizes: Json) -> set[tuple[int, ...]]:
+def _elements(statement: Json, role: str, sizes: Json, left: list[int]) -> set[tuple[int, ...]]:
     parts = statement["subscripts"][role]
-    return {tuple(evaluate(x, env) for x in parts) for env in _environments(statement["indices"], sizes)}
+    return {tuple(evaluate(x, env) for x in parts) for env in _environments(statement["indices"], sizes, left)}
 
 
-def _environments(indices: list[list[str]], env: Json) -> Iterator[Json]:
+def _environments(indices: list[list[str]], env: Json, left: list[int]) -> Iterator[Json]:
+    spend(left, 1)
     if not indices:
         yield env
         return
     name, lower, upper = indices[0]
-    for value in range(evaluate(lower, env), evaluate(upper, env)):
-        yield from _environments(indices[1:], {**env, name: value})
+    for value in range(evaluate(lower, env, left), evaluate(upper, env, left)):
+        yield from _environments(indices[1:], {**env, name: value}, left)
 
 
 def _depth(scores: Json, sizes: Json) -> int:

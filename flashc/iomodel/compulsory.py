@@ -46,7 +46,9 @@ class Compulsory:
         return Moved(loads, stores, loads + stores)
 
     def formula(self) -> Any:
-        return sum(e.width * positive(e.count) for e in (*self.loaded, *self.stored))
+        import sympy
+
+        return sympy.Add(*(e.width * positive(e.count) for e in (*self.loaded, *self.stored)))
 
     def certificate(self) -> Json:
         evidence = {
@@ -88,19 +90,31 @@ def _elements(cascade: Cascade, arrays: list[Array], reads: bool) -> tuple[Eleme
     found: dict[str, Elements] = {}
     for array in arrays:
         count = dict(cascade.elements).get(array.name) or _counted(cascade, array, reads)
-        place = array.storage or array.name
+        place = _place(array)
+        width = array.width
         if place in found:
-            count = imax(found[place].count, count)
-        found[place] = Elements(place, array.width, count)
+            count, width = imax(found[place].count, count), min(found[place].width, width)
+        found[place] = Elements(place, width, count)
     return tuple(e for e in found.values() if e.count != Const(0))
 
 
 def _counted(cascade: Cascade, array: Array, reads: bool) -> IntExpr:
-    """The largest number of elements that one access of the array is sure to touch."""
+    """The largest number of elements that one access of the array is sure to touch.
+
+    What a statement with a ``count`` touches is not known; what is read after (or while) something else is written in
+    its place is not what was given.
+    """
     counts: list[IntExpr] = []
     for statement in cascade.statements:
+        if reads and statement.update == "=" and _place(cascade.array(statement.target.array)) == _place(array):
+            break
         updated = statement.update != "=" and array.role == "inout"
         references = [*statement.operands, *([statement.target] if updated else [])] if reads else [statement.target]
-        counts += [least_elements(r, statement.indices) for r in references if r.array == array.name]
+        if statement.count is None:
+            counts += [least_elements(r, statement.indices) for r in references if r.array == array.name]
     counts = list(dict.fromkeys(c for c in counts if c != Const(0)))
     return Const(0) if not counts else counts[0] if len(counts) == 1 else imax(*counts)
+
+
+def _place(array: Array) -> str:
+    return array.storage or array.name

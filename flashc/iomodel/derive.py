@@ -16,7 +16,8 @@ bound:
 - Operands that the run computes itself may never be loaded: one load per element is taken off, which needs that each
   is computed once.
 - If swapping two indices i > j maps accesses of one array to each other, the points and their mirror images are twice
-  as many and touch no other items of that array (Beaumont et al. 2022, arXiv 2202.10217, for SYRK and Cholesky).
+  as many and touch no other items of that array (Beaumont et al. 2022, arXiv 2202.10217, for SYRK and Cholesky). An
+  access that counts and is not mapped to another must have both indices: then its mirror image is as large as itself.
 """
 
 from __future__ import annotations
@@ -183,8 +184,10 @@ def _mirrored(part: Part) -> Iterator[Part]:
     for larger, smaller, strict in _ordered(part.statement.indices):
         swap = {larger: Sym(smaller), smaller: Sym(larger)}
         shares = tuple(replace(s, mirrored=not _maps_back(s, part.shares, swap)) for s in part.shares)
-        gained = 1 - sum((s.exponent for s in shares if s.mirrored), Fraction(0))
-        if gained > 0:
+        doubled = [s for s in shares if s.mirrored and s.exponent > 0]
+        gained = 1 - sum((s.exponent for s in doubled), Fraction(0))
+        symmetric = all((larger in s.access.indices) == (smaller in s.access.indices) for s in doubled)
+        if gained > 0 and symmetric:
             statement = replace(part.statement, indices=strict)
             yield replace(part, statement=statement, shares=shares, swap=(larger, smaller))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -50,6 +51,9 @@ def extreme(expr: IntExpr, ranges: Extents, largest: bool) -> IntExpr:
         return sum((extreme(x, ranges, largest) for x in expr.args), ZERO)
     if isinstance(expr, Mul) and isinstance(expr.args[0], Const) and expr.args[0].value < 0:
         return -extreme(-expr, ranges, not largest)
+    if isinstance(expr, Mul) and sum(bool(x.symbols() & ranges.keys()) for x in expr.args) > 1:
+        ends = [(extreme(x, ranges, False), extreme(x, ranges, True)) for x in expr.args]
+        return (imax if largest else imin)(*(mul(*chosen) for chosen in itertools.product(*ends)))
     if isinstance(expr, Mul):
         return mul(*(extreme(x, ranges, largest) for x in expr.args))
     if isinstance(expr, Sym):
@@ -61,10 +65,12 @@ def extreme(expr: IntExpr, ranges: Extents, largest: bool) -> IntExpr:
 def nest(indices: Sequence[Index], counted: frozenset[str] | None = None) -> IntExpr:
     """Points of a nest; an index outside ``counted`` adds no points, it only has to have a value."""
     total: IntExpr = ONE
+    ranges = extents(indices)
     trips = _trips(indices)
     for index, times in zip(reversed(indices), reversed(trips), strict=True):
         if counted is not None and index.name not in counted:
-            total = total * imin(times, ONE)
+            least = extreme(times, ranges, largest=False)
+            total = total * (ONE if isinstance(least, Const) and least.value > 0 else imin(times, ONE))
         elif index.name in total.symbols():
             total = isum(index.name, times, total.subs({index.name: index.lower + Sym(index.name)}))
         else:

@@ -33,6 +33,7 @@ from flashc.iomodel.exponents import rank
 from flashc.iomodel.monomial import Term, collected
 from flashc.iomodel.statements import Cascade, Reference, Statement
 from flashc.iomodel.values import apart
+from flashc.iomodel.values import width as narrowest
 from flashc.ir.intexpr import Const
 
 Distance = tuple[int, ...]
@@ -40,18 +41,23 @@ DISTINCT = "what {} reads and no statement writes are distinct inputs"
 
 
 def recurrence_bounds(cascade: Cascade) -> Iterator[Capacity]:
-    """The rule on every statement whose distances to its own results span two dimensions or more."""
+    """The rule on every statement whose distances to its own results span two dimensions or more.
+
+    It must be the only one that writes them: boundary values that another statement computes need not be loaded.
+    """
+    values = apart(cascade)
     for statement in cascade.statements:
-        chosen = _independent([d for _, d in distances(statement)])
+        written = [s for s in cascade.statements if values[s.target.array] == values[statement.target.array]]
+        chosen = _independent([d for _, d in distances(statement)]) if written == [statement] else []
         if len(chosen) >= 2:
-            width = cascade.array(statement.target.array).width
+            width = narrowest(cascade, values, values[statement.target.array])
             sigma, powers = constants(len(chosen), width)
             term = Term(statement.points(), collected(*powers), (), sigma)
             counted = () if statement.count is None else (COUNTED.format(statement.name, statement.count),)
             assumptions = (ORDER, *counted, DISTINCT.format(statement.name))
             evidence = _evidence(statement, chosen, width, term)
             rule = f"recurrence {statement.name}"
-            context = described(cascade, apart(cascade))
+            context = described(cascade, values)
             yield Capacity(rule, assumptions, (term,), (), stored(cascade), (evidence,), context, "recurrence")
 
 

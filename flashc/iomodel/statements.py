@@ -20,7 +20,7 @@ Role = Literal["in", "out", "inout", "temp"]
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """``array[subscripts]``; each subscript is affine in the statement's indices."""
+    """``array[subscripts]``; each subscript is affine in the statement's indices, with factors that are not 0."""
 
     array: str
     subscripts: tuple[IntExpr, ...]

@@ -58,10 +58,10 @@ def started(cascade: Cascade, joined: Values, chosen: Iterable[Statement]) -> tu
     found: list[Elements] = []
     for value in used:
         wide = width(cascade, joined, value)
-        where = {s.target: s for s in _origins(cascade, joined, value)}
+        where = [(s.target, s) for s in _origins(cascade, joined, value)]
         if not where and all(cascade.array(a).role in ("out", "temp") for a, v in joined.items() if v == value):
-            where = {r: s for s in chosen for r in s.operands if joined[r.array] == value}
-        found += [Elements(r.array, wide, most_elements(r, s.indices)) for r, s in where.items()]
+            where = [(r, s) for s in chosen for r in s.operands if joined[r.array] == value]
+        found += [Elements(r.array, wide, most_elements(r, s.indices)) for r, s in where]
     return tuple(found)
 
 

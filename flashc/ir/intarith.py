@@ -27,6 +27,7 @@ FLOAT_LIMIT = float(2**63) * (1.0 - 2.0**-50)
 CHUNK = 1 << 18
 """Elements of a sum evaluated at a time (2 MB per intermediate array)."""
 LOOP_LIMIT = 32
+MAX_TERMS = 10**9  # of one sum: half a minute
 """Longest sum that exact evaluation adds in a plain loop; longer ones are tried in int64 first."""
 
 
@@ -121,6 +122,7 @@ class Exact(Arithmetic[int]):
     def _added(self, node: Sum) -> int:
         count = node.count.value_in(self)
         _check_count(node, count)
+        _check_terms(node, count)
         if count > LOOP_LIMIT:
             try:
                 return int(Int64(self.env).sum(node))
@@ -210,6 +212,7 @@ def _sum_rows(node: Sum, env: dict[str, Any], rows: int) -> Ints:
     counts = np.broadcast_to(node.count.value_in(Int64(env)), (rows,))
     _check_count(node, int(counts.min(initial=0)))
     ends = np.cumsum(counts)
+    _check_terms(node, int(ends[-1]) if rows else 0)
     totals = np.zeros(rows, dtype=np.int64)
     free = [name for name in node.symbols() if name in node.body.symbols()]
     for start in range(0, int(ends[-1]) if rows else 0, CHUNK):
@@ -257,6 +260,11 @@ def _check_floats(magnitudes: npt.NDArray[np.float64]) -> None:
 def _check_divisor(is_zero: bool) -> None:
     if is_zero:
         raise IRError("division by zero in an integer expression")
+
+
+def _check_terms(node: Sum, count: int) -> None:
+    if count > MAX_TERMS:
+        raise IRError(f"{node} has {count} terms, more than {MAX_TERMS} take too long to add: use smaller sizes")
 
 
 def _check_count(node: Sum, count: int) -> None:
