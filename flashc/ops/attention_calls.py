@@ -97,8 +97,12 @@ def reduced(spec: AttentionSpec) -> AttentionSpec:
     )
 
 
+FORCED = {"flash": "FLASH_ATTENTION", "cuDNN": "CUDNN_ATTENTION", "efficient": "EFFICIENT_ATTENTION"}
+
+
 def peers(spec: AttentionSpec, tensors: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
-    """torch's scaled_dot_product_attention, where it offers the same feature set."""
+    """torch's scaled_dot_product_attention, where it offers the same feature set; on a GPU one for each of torch's
+    own kernels, which raises RuntimeError where that kernel does not take the call."""
     import torch
 
     beyond = (spec.softcap, spec.window, spec.kv_lengths, spec.score, spec.keep, spec.bias_shape and spec.mask_shape)
@@ -120,4 +124,18 @@ def peers(spec: AttentionSpec, tensors: Mapping[str, Any]) -> dict[str, Callable
             enable_gqa=spec.heads_q != spec.heads_kv,
         )
 
-    return {"torch SDPA": run}
+    if not tensors["q"].is_cuda:
+        return {"torch SDPA": run}
+    return {f"torch SDPA {name}": forced(run, backend) for name, backend in FORCED.items()}
+
+
+def forced(run: Callable[[], Any], backend: str) -> Callable[[], Any]:
+    """The call with one of torch's kernels (a name in torch.nn.attention.SDPBackend) and no other."""
+
+    def under() -> Any:
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        with sdpa_kernel(getattr(SDPBackend, backend)):
+            return run()
+
+    return under
