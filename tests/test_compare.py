@@ -187,4 +187,3 @@ def test_the_cpu_benchmark_writes_what_the_script_reads(
         found = read_result(path)
         jsonschema.validate(found, SCHEMA)
         assert not compare(found, found).regressions
-    assert "GFLOP/s" not in done.output and "regret" in done.output

@@ -135,7 +135,7 @@ def result() -> dict[str, Any]:
     clock = Clock()
     whole = small(
         checks=(Case("tiny", TINY),), timed=(Case("tiny", TINY), Case("gemm", GEMM)), landscapes=(Case("g", GEMM),),
-        points=4, listed=40,
+        points=2, listed=10,
     )
     return run_suite(whole, "native", tools(clock), MACHINE, Budget(1000.0, clock))
 
@@ -158,7 +158,7 @@ def test_a_result_holds_every_phase(result: dict[str, Any]) -> None:
     assert gemm["share"] == pytest.approx(gemm["gflops"] * 1e9 / RATES.flops)
     assert gemm["peers"] == {"torch.matmul": 1e-3} and gemm["ratio"] == 1.0
     (found,) = result["regret"]
-    assert len(found["tilings"]) >= 4 and found["regret"] == 0.0 and not found["counts"] and not found["failed"]
+    assert len(found["tilings"]) >= 2 and found["regret"] == 0.0 and not found["counts"] and not found["failed"]
     assert not problems(result) and not result["skipped"] and not result["failed"]
 
 
@@ -232,6 +232,16 @@ def test_jobs_build_the_pick_and_a_tiling() -> None:
 
     best = tune(load_workload(GEMM), load_device("native")).best
     assert build_all([Job(GEMM, "native"), Job(GEMM, "native", (best.schedule, best.tiles))], 1, 0.0) == 0
+
+
+@pytest.mark.slow
+def test_processes_build_into_the_cache() -> None:
+    from flashc.compiler.ahead import Job, build_all
+    from flashc.system.cache import Cache
+
+    before = len(Cache.default().entries())
+    assert build_all([Job({**GEMM, "k": 24, "epilogue": "acc * 3.25"}, "native")], 2, 60.0) == 0
+    assert len(Cache.default().entries()) > before
 
 
 # -- regret
@@ -357,6 +367,57 @@ def test_arrays_survive_the_way_to_the_gpu_and_back(dtype: str, monkeypatch: pyt
     assert str(tensor.dtype) == f"torch.{dtype}"
     assert torch.equal(tensor, torch.arange(6.0).reshape(2, 3).to(tensor.dtype))
     assert np.array_equal(_from_gpu(tensor), array) and _from_gpu(tensor).dtype == array.dtype
+
+
+def test_events_enclose_the_run_and_follow_a_flush(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    from flashc.compiler.timing import CudaEvents
+
+    order: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            order.append("record")
+
+        def synchronize(self) -> None:
+            order.append("wait")
+
+        def elapsed_time(self, _other: Any) -> float:
+            return 2.5  # milliseconds
+
+    class Buffer:
+        def zero_(self) -> None:
+            order.append("flush")
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: Buffer())
+    assert CudaEvents()(lambda: order.append("run")) == 2.5e-3
+    assert order == ["flush", "record", "run", "record", "wait"]
+
+
+def test_the_gpu_suite_from_its_command_to_its_file(
+    run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but the GPU: its peaks, its events and its driver are made up, and kernels run on this CPU."""
+    pytest.importorskip("torch")
+    clock = Clock()
+    monkeypatch.setattr(gpu_suite, "SUITE", small("gpu", checks=(Case("g", GEMM),), timed=(Case("g", GEMM),)))
+    monkeypatch.setattr(gpu_suite, "software", lambda: GOOD)
+    monkeypatch.setattr(gpu_suite, "gpu_facts", lambda: {"name": "NVIDIA H200", "driver_version": "580.1"})
+    monkeypatch.setattr(gpu_suite, "gpu_rates", lambda: {"dram_copy_gbs": 1e3, "matmul_f32_tflops": 1.0})
+    monkeypatch.setattr(gpu_suite, "CudaEvents", lambda: clock.stopwatch)
+    monkeypatch.setattr(suite, "build_all", lambda *_: 0)
+    found = run("bench", "--suite", "gpu", "--device", "native", "--seconds", "300", "-o", tmp_path)
+    assert found.code == 0, found.err
+    (path,) = tmp_path.iterdir()
+    written = json.loads(path.read_text(encoding="utf-8"))
+    jsonschema.validate(written, SCHEMA)
+    assert path.name == f"gpu-native-{written['date'][:10]}.json" and written["budget"] == 300
+    assert written["machine"]["driver"] == "580.1" and written["machine"]["versions"]["flashc"]
+    assert written["rows"][0]["share"] == pytest.approx(2 * 48 * 32 * 32 / 1e-3 / 1e12)
 
 
 # -- the command

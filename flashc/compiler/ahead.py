@@ -1,4 +1,7 @@
-"""Compiling ahead: what a suite will run, built into the cache by a pool of processes."""
+"""Compiling ahead: what a suite will run, built into the cache by a pool of processes.
+
+Triton's launches find these kernels in its own cache: they pass the types, alignments and options of the build.
+"""
 
 from __future__ import annotations
 

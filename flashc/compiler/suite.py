@@ -108,10 +108,12 @@ class Budget:
             else:
                 yield case, left / (len(cases) - number)
 
-    def attempt(self, phase: str, case: Case, run: Callable[[], dict[str, Any]]) -> list[dict[str, Any]]:
+    def attempt(
+        self, phase: str, run: Callable[..., dict[str, Any]], case: Case, *others: Any
+    ) -> list[dict[str, Any]]:
         """The result, or none where the case fails, which is noted: the suite goes on and ends with a failure."""
         try:
-            return [run()]
+            return [run(case, *others)]
         except Exception as problem:  # a driver's error is no reason to lose the results before it
             why = f"{type(problem).__name__}: {problem}".strip().splitlines()[0]
             self.failed.append({"what": f"{phase}: {case.group}: {case.label}", "why": why})
@@ -122,22 +124,22 @@ def run_suite(suite: Suite, device: str, tools: Tools, machine: Mapping[str, Any
     """All phases on the device of that name; the result document, in which :func:`problems` finds what went wrong."""
     model = load_device(device)
     if tools.workers > 1:
-        _compile_ahead(suite, device, model, tools, budget)
+        name = device if device.endswith((".yaml", ".yml")) else model.name  # a worker need not ask the driver again
+        _compile_ahead(suite, name, model, tools, budget)
     checks, rows, outcomes = [], [], []
     for case, _ in budget.cases("checks", suite.checks):
         tools.say(f"checking {case.label}")
-        checks += budget.attempt("checks", case, lambda case=case: _checked(case, model))  # type: ignore[misc]
+        checks += budget.attempt("checks", _checked, case, model)
     for case, seconds in budget.cases("timing", suite.timed):
         tools.say(f"timing {case.label}")
-        rows += budget.attempt("timing", case, lambda c=case, s=seconds: timed(c, model, tools, s))  # type: ignore[misc]
+        rows += budget.attempt("timing", timed, case, model, tools, seconds)
     for case, seconds in budget.cases("regret", suite.landscapes):
         tools.say(f"timing tilings of {case.label}")
-        outcomes += budget.attempt(
-            "regret", case, lambda c=case, s=seconds: _searched(suite, c, model, tools, s)  # type: ignore[misc]
-        )
-    found = {"checks": checks, "rows": rows, "regret": outcomes}
-    return document(suite.name, machine, tools.repeat, {**found, "budget": budget.seconds, "seconds": budget.spent()},
-                    budget.skipped, budget.failed)
+        outcomes += budget.attempt("regret", _searched, case, model, tools, seconds, suite)
+    found = {
+        "budget": budget.seconds, "seconds": budget.spent(), "checks": checks, "rows": rows, "regret": outcomes
+    }
+    return document(suite.name, machine, tools.repeat, found, budget.skipped, budget.failed)
 
 
 def document(
@@ -268,7 +270,7 @@ def _checked(case: Case, device: Device) -> dict[str, Any]:
     }
 
 
-def _searched(suite: Suite, case: Case, device: Device, tools: Tools, within: float) -> dict[str, Any]:
+def _searched(case: Case, device: Device, tools: Tools, within: float, suite: Suite) -> dict[str, Any]:
     outcome = regret.measured(
         case.group, case.workload, device, tools.stopwatch, points=suite.points, listed=suite.listed, within=within,
         clock=tools.clock,

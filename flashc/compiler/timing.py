@@ -17,7 +17,7 @@ Clock = Callable[[], float]
 Key = TypeVar("Key")
 
 LEAST_ROUNDS = 3
-FLUSH_BYTES = 1 << 29  # several times the largest last-level cache of a GPU; about 0.2 ms of writes
+FLUSH_BYTES = 1 << 30  # many times any cache of a GPU; 0.2 ms of writes on an H200, more than a launch takes
 
 
 def wall(run: Run) -> float:
