@@ -37,7 +37,7 @@ def timed_blocks(rows: Sequence[Json]) -> list[Block]:
     body = tuple(
         (
             Case(r["group"], r["workload"]).label, seconds(r["seconds"]), seconds(r["predicted"]),
-            flops(r["gflops"] * 1e9, "FLOP/s"), f"{r['gbs']:.3g} GB/s", percent(r["share"]),
+            flops(r["gflops"] * 1e9, "FLOP/s"), flops(r["gbs"] * 1e9, "B/s"), percent(r["share"]),
             *(seconds(r["peers"][name]) if name in r["peers"] else "-" for name in names),
             factor(r["ratio"]) if r["ratio"] else "-", f"{r['schedule']} {tiles_text(r['tiles'])}",
         )
