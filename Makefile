@@ -1,5 +1,6 @@
 # make demo   install flashc in .venv, tune an attention kernel for an A100 (none needed), verify it on this machine
 # make test   install what the tests need and run them all
+# make gpu    check and time the Triton backend on this machine's NVIDIA GPU, in under 8 minutes
 PYTHON ?= python3
 OLDEST_TRITON := 3.6.0
 PYTHON_VERSIONS := 3.10 3.11 3.12 3.13
@@ -10,7 +11,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 PYTEST := $(BIN)/python -m pytest -rs $(PYTEST_FLAGS)
 TRITON_OVERLAY := .venv/triton-$(OLDEST_TRITON)
 
-.PHONY: demo test fast lint clean
+.PHONY: demo test fast lint gpu clean
 
 demo: .venv/installed
 	$(BIN)/flashc tune --device a100 examples/attention.yaml
@@ -30,6 +31,9 @@ lint: .venv/installed-lint
 	  $(BIN)/mypy --strict --python-version $$version; \
 	done
 
+gpu: .venv/installed-gpu
+	$(BIN)/flashc bench --suite gpu --output benchmarks/results
+
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
@@ -43,6 +47,10 @@ clean:
 .venv/installed-test: .venv/installed
 	$(PIP) install --editable '.[test]'
 	$(PIP) install --upgrade triton
+	touch $@
+
+.venv/installed-gpu: .venv/installed
+	$(PIP) install --editable '.[torch]'
 	touch $@
 
 .venv/installed-lint: .venv/installed

@@ -7,24 +7,19 @@ machine: a second busy process slows PyTorch several times over.
 
 from __future__ import annotations
 
-import json
-import math
-import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import torch
 
-import flashc
-from flashc.commands.render import Table, factor, percent, print_blocks, progress, seconds
-from flashc.compiler.bench import BenchResult, bench
-from flashc.compiler.workload import load_workload
+from flashc.commands.render import print_blocks, progress
+from flashc.commands.suite_report import timed_blocks
+from flashc.compiler.suite import Case, Tools, document, timed, versions
+from flashc.compiler.timing import wall
 from flashc.hwmodels import load_device
-
-Case = tuple[str, dict[str, Any]]
+from flashc.system.files import json_text, write_whole
 
 
 def attention(**options: Any) -> dict[str, Any]:
@@ -35,7 +30,7 @@ def gemm(m: int, n: int, k: int, dtype: str) -> dict[str, Any]:
     return {"op": "gemm", "m": m, "n": n, "k": k, "dtype": dtype}
 
 
-def cases() -> Iterator[Case]:
+def cases() -> Iterator[tuple[str, dict[str, Any]]]:
     """(group, workload); the geometric mean of a group is what it is judged by."""
     for causal, name in ((False, "full"), (True, "causal")):
         for length, heads in ((2048, 8), (8192, 2)):
@@ -59,46 +54,13 @@ def cases() -> Iterator[Case]:
         yield "fp32 skinny matmul", gemm(m, 4096, 4096, "fp32")
 
 
-def label(document: dict[str, Any]) -> str:
-    rest = {k: v for k, v in document.items() if k not in ("batch",)}
-    return " ".join(f"{k}={v}" if k != "op" else str(v) for k, v in rest.items())
-
-
-def row(group: str, document: dict[str, Any], result: BenchResult) -> dict[str, Any]:
-    own = result.rows[0]
-    peers = {r.name: r.seconds_median for r in result.rows[1:]}
-    return {
-        "group": group,
-        "workload": document,
-        "seconds": own.seconds_median,
-        "gflops": own.gflops,
-        "share": own.share_of_peak,
-        "peers": peers,
-        "ratio": min(peers.values()) / own.seconds_median if peers else None,
-        "notes": list(result.notes),
-    }
-
-
 def machine() -> dict[str, Any]:
     device = load_device("native")
+    peaks = {f"vector_{dtype}_tflops": peak for dtype, peak in device.vector.peak_tflops.items()}
     return {
-        "device": device.title,
-        "peak_tflops": dict(device.vector.peak_tflops),
-        "read_gbs": device.levels[0].bandwidth_gbs,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "flashc": flashc.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
+        "device": device.title, "model": device.name, "threads": torch.get_num_threads(),
+        "peaks": {**peaks, "read_gbs": device.main_memory.bandwidth_gbs}, "versions": versions(),
     }
-
-
-def group_means(rows: list[dict[str, Any]]) -> Iterator[tuple[str, float, float]]:
-    """(group, geometric mean of the ratios, the smallest)."""
-    for group in dict.fromkeys(r["group"] for r in rows):
-        ratios = [r["ratio"] for r in rows if r["group"] == group and r["ratio"]]
-        if ratios:
-            yield group, math.exp(sum(map(math.log, ratios)) / len(ratios)), min(ratios)
 
 
 @click.command(help=__doc__)
@@ -106,27 +68,14 @@ def group_means(rows: list[dict[str, Any]]) -> Iterator[tuple[str, float, float]
 @click.option("--only", default="", help="Only the groups whose name contains this.")
 @click.option("--repeat", type=click.IntRange(min=1), default=9, show_default=True, help="Interleaved rounds.")
 def main(output: Path | None, only: str, repeat: int) -> None:
-    rows = []
-    for group, document in cases():
-        if only in group:
-            with progress(f"{group}: {label(document)}"):
-                rows.append(row(group, document, bench(load_workload(document), repeat=repeat)))
-    columns = ("workload", "flashc", "GFLOP/s", "of limit", "PyTorch", "ratio")
-    body = tuple(
-        (
-            label(r["workload"]), seconds(r["seconds"]), f"{r['gflops']:.1f}", percent(r["share"]),
-            seconds(min(r["peers"].values())) if r["peers"] else "-", factor(r["ratio"]) if r["ratio"] else "-",
-        )
-        for r in rows
-    )
-    means = tuple((g, factor(m), factor(least)) for g, m, least in group_means(rows))
-    print_blocks([
-        Table("flashc beside PyTorch", columns, body, frozenset(columns[1:])),
-        Table("by group", ("group", "geometric mean", "least"), means, frozenset(("geometric mean", "least"))),
-    ])
+    device, tools, rows = load_device("native"), Tools(wall, repeat=repeat), []
+    for case in (Case(group, workload) for group, workload in cases()):
+        if only in case.group:
+            with progress(f"{case.group}: {case.label}"):
+                rows.append(timed(case, device, tools))
+    print_blocks(timed_blocks(rows))
     if output is not None:
-        document = {"schema": "flashc.benchmark/1", "machine": machine(), "repeat": repeat, "rows": rows}
-        output.write_text(json.dumps(document, indent=1) + "\n")
+        write_whole(output, json_text(document("cpu", machine(), repeat, {"rows": rows}), indent=1) + "\n")
 
 
 if __name__ == "__main__":

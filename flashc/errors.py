@@ -60,7 +60,7 @@ class CompileError(FlashcError):
 
 
 class DeviceAbsentError(FlashcError, RuntimeError):
-    """The kernel was compiled for a device that this machine does not have."""
+    """This machine lacks the device that code was to run on, or the driver and libraries that running it takes."""
 
     exit_code = 8
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 _SCALES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
-def file_argument() -> Decorator:
-    return click.argument("file", type=click.Path())
+def file_argument(required: bool = True) -> Decorator:
+    return click.argument("file", type=click.Path(), required=required)
 
 
 def device_option(default: str | None = "native") -> Decorator:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +10,7 @@ from typing import Any
 
 import click
 
+from flashc.system.files import json_text
 from flashc.system.units import capacity as capacity
 from flashc.system.units import factor as factor
 from flashc.system.units import percent as percent
@@ -57,15 +56,7 @@ def print_blocks(blocks: Sequence[Block]) -> None:
 
 def print_json(document: Mapping[str, Any]) -> None:
     """Write one document to stdout; a number that is not finite, which JSON lacks, becomes null."""
-    click.echo(json.dumps(_finite(document), indent=2, allow_nan=False))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    click.echo(json_text(document))
 
 
 def plain(block: Block) -> str:

@@ -6,12 +6,13 @@ import math
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from flashc.compiler.arguments import invocation
-from flashc.compiler.kernel import compile_for
+from flashc.compiler.kernel import Kernel, compile_for
+from flashc.compiler.timing import Clock, Run, Stopwatch, interleaved, stopwatch_for, warmed
 from flashc.compiler.tune import environment
 from flashc.compiler.verify import random_inputs
 from flashc.compiler.workload import Workload
@@ -21,11 +22,13 @@ from flashc.iomodel.compulsory import compulsory
 from flashc.iomodel.from_program import cascade
 from flashc.ir.analysis import work
 from flashc.ops import Operator, registry
+from flashc.system.units import flops
 
 
 @dataclass(frozen=True)
 class BenchRow:
-    """One contender: median seconds, useful GFLOP/s, speed relative to flashc's kernel, share of the device's limit."""
+    """One contender: median seconds, useful GFLOP/s, speed relative to flashc's kernel, share of the limit, and the
+    compulsory traffic in GB/s."""
 
     name: str
     seconds_median: float
@@ -33,17 +36,62 @@ class BenchRow:
     gflops: float
     ratio: float
     share_of_peak: float
+    gbs: float = math.nan
 
 
 @dataclass(frozen=True)
 class BenchResult:
-    """Rows with flashc's own first; ``notes`` say what ran: shapes, threads, versions, which limit shares refer to."""
+    """Rows with flashc's own first; ``notes`` say what ran: shapes, threads, versions, which limit shares refer to.
+    ``refused``: contenders that did not run, and why."""
 
     rows: tuple[BenchRow, ...]
     notes: tuple[str, ...]
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        return {"schema": "flashc.bench/1", "rows": [asdict(r) for r in self.rows], "notes": list(self.notes)}
+        return {
+            "schema": "flashc.bench/1",
+            "rows": [asdict(r) for r in self.rows],
+            "refused": dict(self.refused),
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a machine reaches: operations of the products' element type, bytes to and from its memory, per second;
+    0 where not known. ``origin`` says who says so."""
+
+    flops: float
+    bytes: float
+    origin: str
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What the problem itself takes: operations of the kept region, compulsory bytes, and the least seconds."""
+
+    flops: float
+    bytes: float
+    rates: Rates
+
+    @property
+    def seconds_compute(self) -> float:
+        return self.flops / self.rates.flops if self.rates.flops else 0.0
+
+    @property
+    def seconds_memory(self) -> float:
+        return self.bytes / self.rates.bytes if self.rates.bytes else 0.0
+
+    def share(self, seconds: float) -> float:
+        """The least time over ``seconds``; NaN where no rate is known."""
+        return max(self.seconds_compute, self.seconds_memory) / seconds or math.nan
+
+    def __str__(self) -> str:
+        if self.seconds_memory > self.seconds_compute:
+            need = f"that the compulsory {self.bytes / 1e6:.1f} MB need"
+            return f"share: of the {self.rates.bytes / 1e9:.0f} GB/s {need}, {self.rates.origin}"
+        return f"share: of {flops(self.rates.flops, 'FLOP/s')}, {self.rates.origin}"
 
 
 def bench(workload: Workload, device: str = "native", *, repeat: int = 7, seed: int = 0) -> BenchResult:
@@ -52,54 +100,72 @@ def bench(workload: Workload, device: str = "native", *, repeat: int = 7, seed: 
     Peers need torch; without it only flashc's kernel is timed and a note says so.
     """
     model = load_device(device)
-    operator = registry()[workload.op]
     kernel = compile_for(workload, model)
-    arrays = _as_tensors(random_inputs(operator, workload.spec, seed), model)
-    sizes = operator.sizes(workload.spec)
-    call = invocation(kernel.program, arrays, sizes, operator.params(workload.spec), operator.derive)
-    contenders: dict[str, Callable[[], Any]] = {"flashc": lambda: kernel.executable(call)}
-    contenders.update(_peers(operator, workload.spec, arrays))
-    times = _interleaved(contenders, repeat, _synchronise(model))
-    useful, peak, limit = _useful_work(operator, workload, model)
-    own = statistics.median(times["flashc"])
+    return bench_kernel(kernel, stopwatch_for(model), repeat=repeat, seed=seed)
+
+
+def bench_kernel(
+    kernel: Kernel, stopwatch: Stopwatch, *, repeat: int = 7, seed: int = 0, rates: Rates | None = None,
+    within: float = math.inf, clock: Clock = time.monotonic,
+) -> BenchResult:
+    """The same for a kernel that is there; ``rates`` are those of the device's model by default, ``within`` the
+    seconds after which no further round begins."""
+    workload, device, operator = kernel.workload, kernel.device, kernel.operator
+    spec, sizes = workload.spec, operator.sizes(workload.spec)
+    arrays = on_device(random_inputs(operator, spec, seed), device)
+    call = invocation(kernel.program, arrays, sizes, operator.params(spec), operator.derive)
+    executable = kernel.executable
+    executable(call)
+    peers, refused = warmed(_peers(operator, spec, arrays))
+    runs: dict[str, Run] = {"flashc": lambda: executable(call), **peers}
+    times = interleaved(runs, repeat, stopwatch, within=within, clock=clock)
+    limit = limit_of(workload, rates or modelled_rates(workload, device))
+    medians = {name: statistics.median(t) for name, t in times.items()}
     rows = tuple(
-        BenchRow(name, m, tuple(t), useful / m / 1e9, own / m, useful / m / peak if peak else float("nan"))
-        for name, t in times.items()
-        for m in [statistics.median(t)]
+        BenchRow(
+            name, m, tuple(times[name]), limit.flops / m / 1e9, medians["flashc"] / m, limit.share(m),
+            limit.bytes / m / 1e9,
+        )
+        for name, m in medians.items()
     )
     tiles = " ".join(f"{k}={v}" for k, v in kernel.tiles.items())
+    done = len(times["flashc"])
     notes = (
-        f"{workload.op} on {model.title}: " + " ".join(f"{k}={v}" for k, v in sizes.items()),
+        f"{workload.op} on {device.title}: " + " ".join(f"{k}={v}" for k, v in sizes.items()),
         f"flashc: {kernel.choice.schedule}, {tiles}; modelled {kernel.choice.picoseconds * 1e-9:.3f} ms",
-        limit,
+        str(limit),
+        *(f"{name} does not run: {why}" for name, why in refused.items()),
+        *([f"{done} of {repeat} rounds: the time for it was spent"] if done < repeat else []),
         *_versions(arrays),
     )
-    return BenchResult(rows, notes)
+    return BenchResult(rows, notes, refused)
 
 
-def _useful_work(operator: Operator, workload: Workload, device: Device) -> tuple[float, float, str]:
-    """Operations that the kept region needs, the device's limit for them, and a sentence that names the limit."""
+def limit_of(workload: Workload, rates: Rates) -> Limit:
+    """Operations that the kept region needs and bytes that any schedule moves, against ``rates``."""
+    operator = registry()[workload.op]
     env = environment(operator, workload.spec)
     schedule = operator.schedules(workload.spec)[0]
     ones = dict.fromkeys(schedule.tiles, 1)
-    flops = sum(work(schedule, k).flops.evaluate({**env, **dict(schedule.fixed), **ones}) for k in schedule.kernels)
-    dtype = schedule.tensors[0].dtype.name
-    peak = device.peak_tflops(dtype) or device.peak_tflops("f32") or 0.0
-    seconds_compute = flops / (peak * 1e12) if peak else 0.0
+    useful = sum(work(schedule, k).flops.evaluate({**env, **dict(schedule.fixed), **ones}) for k in schedule.kernels)
     moved = compulsory(cascade(operator.algorithm(workload.spec), schedule)).at(env, math.inf).total
-    bandwidth = (device.main_memory.bandwidth_gbs or 0.0) * 1e9
-    seconds_memory = moved / bandwidth if bandwidth else 0.0
-    if seconds_memory > seconds_compute:
-        rate = flops / seconds_memory
-        return (
-            float(flops),
-            rate,
-            f"share: of the {bandwidth / 1e9:.0f} GB/s that the compulsory {moved / 1e6:.1f} MB need",
-        )
-    return float(flops), peak * 1e12, f"share: of the {dtype} peak, {peak * 1e3:.0f} GFLOP/s of {device.title}"
+    return Limit(float(useful), float(moved), rates)
 
 
-def _as_tensors(arrays: Mapping[str, Any], device: Device) -> dict[str, Any]:
+def modelled_rates(workload: Workload, device: Device) -> Rates:
+    """The peaks of the device's model for the element type of the workload's operands."""
+    dtype = element_type(workload)
+    peak = device.peak_tflops(dtype) or device.peak_tflops("f32") or 0.0
+    return Rates(peak * 1e12, (device.main_memory.bandwidth_gbs or 0.0) * 1e9, f"by the model of {device.title}")
+
+
+def element_type(workload: Workload) -> str:
+    """Of the first operand: f32, bf16, ..."""
+    return registry()[workload.op].algorithm(workload.spec).tensors[0].dtype.name
+
+
+def on_device(arrays: Mapping[str, Any], device: Device) -> dict[str, Any]:
+    """The arrays as torch tensors where the device's kernels run; as they are without torch."""
     try:
         import torch
     except ImportError:
@@ -113,36 +179,12 @@ def _as_tensors(arrays: Mapping[str, Any], device: Device) -> dict[str, Any]:
     return found
 
 
-def _peers(operator: Operator, spec: Any, arrays: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
+def _peers(operator: Operator, spec: Any, arrays: Mapping[str, Any]) -> dict[str, Run]:
     try:
         import torch  # noqa: F401 - peers are torch functions
     except ImportError:
         return {}
     return operator.peers(spec, arrays)
-
-
-def _synchronise(device: Device) -> Callable[[], None]:
-    if device.kind != "gpu":
-        return lambda: None
-    import torch
-
-    return lambda: torch.cuda.synchronize()
-
-
-def _interleaved(
-    contenders: Mapping[str, Callable[[], Any]], repeat: int, wait: Callable[[], None]
-) -> dict[str, list[float]]:
-    for run in contenders.values():
-        run()
-    wait()
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(repeat):
-        for name, run in contenders.items():
-            began = time.perf_counter()
-            run()
-            wait()
-            times[name].append(time.perf_counter() - began)
-    return times
 
 
 def _versions(arrays: Mapping[str, Any]) -> tuple[str, ...]:

@@ -88,6 +88,12 @@ def verify(
     return tuple(rows)
 
 
+def verify_native(workload: Workload, device: Device, *, seed: int = 0) -> tuple[VerifyRow, ...]:
+    """The compiled kernel alone, on the device and the workload's own shapes. Raises DeviceAbsentError."""
+    case = _case(workload, seed, shrink=False, full=False)
+    return tuple(_native(workload, device, backends.for_device(device), case))
+
+
 def _guarded(name: str, run: Callable[[], list[VerifyRow]]) -> list[VerifyRow]:
     """A backend that cannot run here says so instead of ending the others; a backend that fails is an error."""
     try:

@@ -97,9 +97,15 @@ def reduced(spec: AttentionSpec) -> AttentionSpec:
     )
 
 
+FORCED = {"flash": "FLASH_ATTENTION", "cuDNN": "CUDNN_ATTENTION", "efficient": "EFFICIENT_ATTENTION"}
+
+
 def peers(spec: AttentionSpec, tensors: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
-    """torch's scaled_dot_product_attention, where it offers the same feature set; for one query of grouped heads
-    also as its users write it, with the heads of a group as query rows."""
+    """torch's scaled_dot_product_attention, where it offers the same feature set.
+
+    For one query of grouped heads also as its users write it, with the heads of a group as query rows; on a GPU once for
+    each of torch's own kernels, which raises RuntimeError where that kernel does not take the call.
+    """
     import torch
 
     beyond = (spec.softcap, spec.window, spec.kv_lengths, spec.score, spec.keep, spec.bias_shape and spec.mask_shape)
@@ -121,12 +127,27 @@ def peers(spec: AttentionSpec, tensors: Mapping[str, Any]) -> dict[str, Callable
             enable_gqa=spec.heads_q != spec.heads_kv,
         )
 
-    if spec.heads_q == spec.heads_kv or spec.seq_q != 1 or extra is not None:
-        return {"torch SDPA": run}
-
     def packed() -> Any:
         q, shape = tensors["q"], (spec.batch, spec.heads_kv, -1, spec.head_dim)
         attend = torch.nn.functional.scaled_dot_product_attention
         return attend(q.reshape(shape), tensors["k"], tensors["v"], scale=spec.scale)
 
-    return {"torch SDPA": run, "torch SDPA, a group's heads as rows": packed}
+    found: dict[str, Callable[[], Any]] = {"torch SDPA": run}
+    if spec.heads_q != spec.heads_kv and spec.seq_q == 1 and extra is None:
+        found["torch SDPA, a group's heads as rows"] = packed
+    if not tensors["q"].is_cuda:
+        return found
+    kernels = ((kernel, backend, call) for kernel, backend in FORCED.items() for call in found.items())
+    return {f"{name} {kernel}": forced(call, backend) for kernel, backend, (name, call) in kernels}
+
+
+def forced(run: Callable[[], Any], backend: str) -> Callable[[], Any]:
+    """The call with one of torch's kernels (a name in torch.nn.attention.SDPBackend) and no other."""
+
+    def under() -> Any:
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        with sdpa_kernel(getattr(SDPBackend, backend)):
+            return run()
+
+    return under

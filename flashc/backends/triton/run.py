@@ -76,7 +76,7 @@ class TritonExecutable:
             if tensors[t.name] is not given[t.name]:
                 given[t.name].copy_(tensors[t.name])
             if isinstance(call.tensors[t.name], np.ndarray):
-                call.tensors[t.name][...] = given[t.name].cpu().numpy()
+                call.tensors[t.name][...] = _from_gpu(given[t.name])
 
 
 def load(built: Built, bound: Program, device: Device) -> TritonExecutable:
@@ -90,7 +90,19 @@ def load(built: Built, bound: Program, device: Device) -> TritonExecutable:
 def _on_gpu(array: Any) -> Any:
     import torch
 
-    return torch.from_numpy(array).cuda() if isinstance(array, np.ndarray) else array
+    if not isinstance(array, np.ndarray):
+        return array
+    if array.dtype != NUMPY["bf16"]:
+        return torch.from_numpy(array).cuda()
+    return torch.from_numpy(array.view(np.int16)).cuda().view(torch.bfloat16)  # torch does not know numpy's bf16
+
+
+def _from_gpu(tensor: Any) -> Any:
+    import torch
+
+    if tensor.dtype != torch.bfloat16:
+        return tensor.cpu().numpy()
+    return tensor.cpu().view(torch.int16).numpy().view(NUMPY["bf16"])
 
 
 def _needed_units(kernels: Sequence[Printed]) -> dict[str, dict[int, int]]:
