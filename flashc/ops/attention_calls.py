@@ -103,7 +103,7 @@ FORCED = {"flash": "FLASH_ATTENTION", "cuDNN": "CUDNN_ATTENTION", "efficient": "
 def peers(spec: AttentionSpec, tensors: Mapping[str, Any]) -> dict[str, Callable[[], Any]]:
     """torch's scaled_dot_product_attention, where it offers the same feature set.
 
-    For one query of grouped heads also as its users write it, with the heads of a group as query rows; on a GPU once for
+    For one query of grouped heads also as its users write it, a group as query rows; on a GPU once for
     each of torch's own kernels, which raises RuntimeError where that kernel does not take the call.
     """
     import torch
