@@ -199,9 +199,9 @@ def exchanged_bytes(k: Walked) -> IntExpr:
 class DotCount:
     """One dot: its node, operand type, operations as executed, and bytes of operands it reads.
 
-    On a CPU ``panel_bytes`` is the memory that a register block's vectors are strewn over, ``panel_reads`` the bytes
-    of vectors that all blocks read, ``result_bytes`` the size of the result's tile, and ``results`` the bytes of
-    results written, and read before where they are added to.
+    On a CPU ``panel_bytes`` is the memory that a register block's vectors are strewn over (0 where they lie side by
+    side, as hardware prefetches them), ``panel_reads`` the bytes of vectors that all blocks read, ``result_bytes`` the
+    size of the result's tile, and ``results`` the bytes of results that are read, added to and written.
     """
 
     dot: Dot
@@ -226,7 +226,7 @@ def dots(k: Walked, device: Device, pad: Pad, workers: IntExpr) -> Iterator[DotC
         groups = _groups(device, unit.m if unit else 1, workers)
         chained = any(x in reduced for x in dot.out.axes)
         reads = _reads(site, a, b, pad, groups, chained)
-        touched = site.count(dot.out.axes, pad) * dot.out.dtype.bytes * (1 if dot.init is None else 2)
+        touched = ZERO if dot.init is None else site.count(dot.out.axes, pad) * dot.out.dtype.bytes * 2
         tile = _tile_bytes(site, dot.out)
         yield DotCount(dot, a.dtype.name, operations, reads, *_panel(dot, a, b, operations), tile, touched)
 
@@ -266,8 +266,10 @@ def _panel(dot: Dot, a: Value, b: Value, operations: IntExpr) -> tuple[IntExpr, 
         return ZERO, ZERO
     modes = vectors.layout.modes
     steps = next(m for m in modes if m.axis in dot.over and m.space == "offset")
+    lanes = next(m for m in modes if m.space == "lane")
+    strewn = imin(Const(1), steps.stride // (atom.m * lanes.shape * lanes.stride + 1))
     width = vectors.dtype.bytes
-    return steps.shape * steps.stride * width, operations // 2 // atom.n * width
+    return steps.shape * steps.stride * width * strewn, operations // 2 // atom.n * width
 
 
 def _rounded(pad: Pad, shape: Mapping[str, IntExpr]) -> Pad:

@@ -165,7 +165,7 @@ class _Model:
 
     def _beyond_first_cache(self, found: counts.DotCount) -> IntExpr:
         """A panel that is strewn over more than the innermost cache comes from the next one at every block, and a
-        result whose tile is larger goes there and back."""
+        result that is added to goes there and back if its tile is larger."""
         caches = rates.private_caches(self.device)
         if len(caches) < 2 or not caches[-1].capacity_bytes:
             return ZERO

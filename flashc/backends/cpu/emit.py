@@ -276,8 +276,6 @@ def _seq(p: Printer, seq: Seq, scope: Scope) -> None:
         f"for (long {start} = {int_text(first)}, {axis}_stop = {int_text(stop)}; {start} < {axis}_stop; "
         f"{start} += {int_text(tile)})"
     )
-    if tile == Const(1):
-        p.line(f"const long {axis} = {start};")
     p.counts[axis] = int_text(tile)
     p.partial.discard(axis)
     if seq.part != "full":
