@@ -23,7 +23,7 @@ from flashc.iomodel.checker import check
 ROOT = Path(flashc.__file__).parent.parent
 WORKLOADS = sorted((ROOT / "examples").glob("*.yaml"))
 SCHEMA = json.loads((ROOT / "docs/schema/certificate.schema.json").read_text())
-CHECKERS = ("checker", "checker_values", "checker_attention")
+CHECKERS = ("checker", "checker_text", "checker_values", "checker_instance", "checker_attention")
 Json = dict[str, Any]
 
 

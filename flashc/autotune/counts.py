@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from flashc.autotune.rates import ZERO, matrix_unit, total
 from flashc.hwmodels.model import Device, MatrixUnit
-from flashc.ir.analysis import Pad, Site, expressions, sites, tensor_bytes, transfers, values_of
+from flashc.ir.analysis import Pad, Site, expressions, sites, tensor_bytes, tile_elements, transfers, values_of
 from flashc.ir.intexpr import Const, IntExpr, Sym, ceil_div, imax, imin
 from flashc.ir.nodes import (
     Access,
@@ -227,7 +227,7 @@ def dots(k: Walked, device: Device, pad: Pad, workers: IntExpr) -> Iterator[DotC
         chained = any(x in reduced for x in dot.out.axes)
         reads = _reads(site, a, b, pad, groups, chained)
         touched = ZERO if dot.init is None else site.count(dot.out.axes, pad) * dot.out.dtype.bytes * 2
-        tile = _tile_bytes(site, dot.out)
+        tile = tile_elements(dot.out, site.scope) * dot.out.dtype.bytes
         yield DotCount(dot, a.dtype.name, operations, reads, *_panel(dot, a, b, operations), tile, touched)
 
 
@@ -238,13 +238,6 @@ def summed_across(k: Walked) -> IntExpr:
         if isinstance(site.stmt, Dot) and site.stmt.atom is not None and site.stmt.atom.lane in site.stmt.over:
             found = found + site.count(site.stmt.out.axes)
     return found
-
-
-def _tile_bytes(site: Site, value: Value) -> IntExpr:
-    size: IntExpr = Const(value.dtype.bytes)
-    for axis in value.axes:
-        size = size * site.scope[axis].size
-    return size
 
 
 def _shape(dot: Dot, a: Value, unit: MatrixUnit | None) -> dict[str, IntExpr]:

@@ -11,6 +11,7 @@ from flashc.commands.options import (
     device_option,
     file_argument,
     json_option,
+    output_option,
     read_device,
     read_workload,
     set_option,
@@ -23,13 +24,7 @@ from flashc.commands.tune import artefacts_json, produced
 @device_option()
 @backend_option()
 @set_option()
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="Where to write; flashc-out/FILE/DEVICE by default.",
-)
+@output_option()
 @json_option()
 def command(
     file: str,

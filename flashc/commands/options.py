@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from flashc.compiler.workload import Workload
     from flashc.hwmodels.model import Device
@@ -34,6 +34,12 @@ def backend_option() -> Decorator:
 
 def json_option() -> Decorator:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+def output_option(more: str = "") -> Decorator:
+    text = f"Where to write; flashc-out/FILE/DEVICE by default.{more}"
+    path = click.Path(file_okay=False, path_type=Path)
+    return click.option("-o", "--output", type=path, metavar="DIR", help=text)
 
 
 def set_option() -> Decorator:

@@ -12,6 +12,7 @@ from flashc.commands.options import (
     device_option,
     file_argument,
     json_option,
+    output_option,
     read_device,
     read_workload,
     set_option,
@@ -44,13 +45,7 @@ def sweep_range(text: str) -> Range:
     metavar="KEY=FROM:TO",
     help="Also draw how it scales with a key, as in `--sweep seq=1k:1M`; sizes double.",
 )
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="Where to write; flashc-out/FILE/DEVICE by default. Files of the same names are replaced.",
-)
+@output_option(" Files of the same names are replaced.")
 @json_option()
 def command(
     file: str,

@@ -12,6 +12,7 @@ from flashc.commands.options import (
     device_option,
     file_argument,
     json_option,
+    output_option,
     read_device,
     read_workload,
     set_option,
@@ -48,13 +49,7 @@ EXPLAINED = 5
     help="Why this tile and why not the next ones; every default of the device model.",
 )
 @click.option("--dry-run", is_flag=True, help="Compile nothing and write nothing.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="Where to write; flashc-out/FILE/DEVICE by default.",
-)
+@output_option()
 @json_option()
 def command(
     file: str,

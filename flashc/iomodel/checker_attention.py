@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
 
+from flashc.iomodel.checker_text import must, must_equal
 from flashc.iomodel.checker_values import LIMIT, TooLongError, elements, evaluate, fraction, points, spend
 
 Json = dict[str, Any]
@@ -37,7 +38,7 @@ def check_forward(certificate: Json) -> None:
     out, pair = _width(evidence["accumulator_width"]), _width(evidence["pair_width"])
     roles = Counter(storages.values())
     shares = {**{s: str(Fraction(n, 4)) for s, n in roles.items()}, "accumulators": "1/4"}
-    _same("budgets", evidence["budgets"], shares)
+    must_equal("budgets", evidence["budgets"], shares)
     large = Fraction(1, 4 * out)
     for storage, n in roles.items():
         large *= Fraction(n, 4 * widths[storage]) ** n
@@ -54,12 +55,12 @@ def check_forward_once(certificate: Json) -> None:
     storages, widths = _storages(evidence["items"], ("row", "column", "value"))
     out, pair = _width(evidence["accumulator_width"]), _width(evidence["pair_width"])
     roles = [widths[storages[r]] for r in ("row", "column", "value")]
-    _require(storages["row"] != storages["column"], "items: the rows and columns of the scores share storage")
+    must(storages["row"] != storages["column"], "items: the rows and columns of the scores share storage")
     shared = storages["value"] in (storages["row"], storages["column"])
     weight = fraction(evidence["weight"])
-    _require(0 < weight <= 1 and (not shared or 2 * weight**2 <= 1), "weight: above what the shared items allow")
+    must(0 < weight <= 1 and (not shared or 2 * weight**2 <= 1), "weight: above what the shared items allow")
     squares = [weight**2 * roles[0] * roles[1] * pair, weight**2 * roles[2] * out * pair]
-    _same("started", evidence["started"], "each score once")
+    must_equal("started", evidence["started"], "each score once")
     _once_claim(certificate, squares, [evidence["scores"]["statement"], evidence["mixing"]["statement"]])
     _once_instance(certificate, squares, [evidence["scores"], evidence["mixing"]], [evidence["scores"]], pair)
 
@@ -70,8 +71,8 @@ def check_backward(certificate: Json) -> None:
     names, width, kappa = evidence["gradients"], _width(evidence["width"]), fraction(evidence["kappa"])
     _backward_structure(evidence, names)
     rows, columns = (sum(GRADIENTS[n][side] for n in names) for side in (0, 1))
-    _require(_cubic_below(rows, columns, 8 * kappa), f"kappa: {kappa} is below the largest block of {names}")
-    _same("budgets", evidence["budgets"], {"inputs": "3/4", "accumulators": "1/4"})
+    must(_cubic_below(rows, columns, 8 * kappa), f"kappa: {kappa} is below the largest block of {names}")
+    must_equal("budgets", evidence["budgets"], {"inputs": "3/4", "accumulators": "1/4"})
     _block_claim(certificate, Fraction(27, 256) * kappa / width**4, Fraction(4, 81) / width**3)
     _block_instance(certificate, [evidence["mixing"][n] for n in names], evidence["scores"])
 
@@ -84,7 +85,7 @@ def check_backward_once(certificate: Json) -> None:
     widths = {role: _width(item["width"]) for role, item in evidence["items"].items()}
     outs = {name: _width(evidence["accumulator_widths"][name]) for name in names}
     pair, weight = _width(evidence["pair_width"]), fraction(evidence["weight"])
-    _require(weight > 0 and 2 * weight**2 <= 1, "weight: above what the shared items of dO allow")
+    must(weight > 0 and 2 * weight**2 <= 1, "weight: above what the shared items of dO allow")
     squares = [
         Fraction(widths["k"] * outs["dQ"] * pair),
         Fraction(widths["q"] * outs["dK"] * pair),
@@ -93,7 +94,7 @@ def check_backward_once(certificate: Json) -> None:
     ]
     mixing, scores = evidence["mixing"], evidence["scores"]
     counted = [mixing["dQ"], mixing["dK"], scores[1], mixing["dV"]]
-    _same("started", evidence["started"], "S and dP once per pair")
+    must_equal("started", evidence["started"], "S and dP once per pair")
     _once_claim(certificate, squares, [s["statement"] for s in counted])
     _once_instance(certificate, squares, counted, scores, pair)
 
@@ -111,16 +112,16 @@ CHECKS: dict[str, Callable[[Json], None]] = {
 
 
 def _header(certificate: Json, assumptions: list[str]) -> Json:
-    _same("version", certificate["version"], 1)
-    _require(certificate["rule"] in CHECKS, f"rule: {certificate['rule']!r} is unknown")
-    _same("assumptions", certificate["assumptions"], assumptions)
+    must_equal("version", certificate["version"], 1)
+    must(certificate["rule"] in CHECKS, f"rule: {certificate['rule']!r} is unknown")
+    must_equal("assumptions", certificate["assumptions"], assumptions)
     evidence: Json = certificate["evidence"]
     return evidence
 
 
 def _storages(items: Json, roles: tuple[str, ...]) -> tuple[dict[str, str], dict[str, int]]:
     """The storage of each role, and the narrowest width of each storage."""
-    _same("items", sorted(items), sorted(roles))
+    must_equal("items", sorted(items), sorted(roles))
     storages = {role: str(items[role]["storage"]) for role in roles}
     widths: dict[str, int] = {}
     for role, storage in storages.items():
@@ -133,23 +134,23 @@ def _structure(scores: Json, mixing: Json) -> None:
     """A pair is known by its two rows; each index of the mixing product stands alone in two of three lists."""
     target, row, column = (_alone(scores, role) for role in ("target", "row", "column"))
     summed = {name for name, _, _ in scores["indices"]} - target
-    _require(bool(summed) and summed <= row & column, "scores: a summed index is missing from a row or a column")
-    _require(target <= row | column, "scores: an index of a pair is alone in neither its row nor its column")
-    _require(len(target) == len(scores["subscripts"]["target"]), "scores: a pair's subscripts are not plain")
+    must(bool(summed) and summed <= row & column, "scores: a summed index is missing from a row or a column")
+    must(target <= row | column, "scores: an index of a pair is alone in neither its row nor its column")
+    must(len(target) == len(scores["subscripts"]["target"]), "scores: a pair's subscripts are not plain")
     lists = [_alone(mixing, role) for role in ("target", "pair", "value")]
     for name, _, _ in mixing["indices"]:
-        _require(sum(name in alone for alone in lists) >= 2, f"mixing: index {name} is alone in less than two lists")
+        must(sum(name in alone for alone in lists) >= 2, f"mixing: index {name} is alone in less than two lists")
     pair = mixing["subscripts"]["pair"]
-    _require(len(lists[1]) == len(pair) == len(target), "mixing: the pair's subscripts are not those of a score")
+    must(len(lists[1]) == len(pair) == len(target), "mixing: the pair's subscripts are not those of a score")
 
 
 def _backward_structure(evidence: Json, names: list[str]) -> None:
-    _same("items", sorted(evidence["items"]), ["do", "k", "q", "v"])
+    must_equal("items", sorted(evidence["items"]), ["do", "k", "q", "v"])
     storages = {str(item["storage"]) for item in evidence["items"].values()}
-    _require(len(storages) == 4, "items: inputs of the backward pass share storage")
+    must(len(storages) == 4, "items: inputs of the backward pass share storage")
     known = bool(names) and set(names) <= GRADIENTS.keys() and names == sorted(set(names))
-    _require(known and ("dV" not in names or "dK" in names), f"gradients: {names} has no proof")
-    _same("mixing", sorted(evidence["mixing"]), sorted(names))
+    must(known and ("dV" not in names or "dK" in names), f"gradients: {names} has no proof")
+    must_equal("mixing", sorted(evidence["mixing"]), sorted(names))
     for scores in evidence["scores"]:
         for mixing in evidence["mixing"].values():
             _structure(scores, mixing)
@@ -185,8 +186,8 @@ def _block_claim(certificate: Json, large: Fraction, small: Fraction) -> None:
         "loads": "total - accumulator_bytes",
         "stores": "stored_bytes",
     }
-    _same("claim", certificate["claim"], claim)
-    _same("block", certificate["evidence"]["block"], BLOCK)
+    must_equal("claim", certificate["claim"], claim)
+    must_equal("block", certificate["evidence"]["block"], BLOCK)
 
 
 def _once_claim(certificate: Json, squares: list[Fraction], contractions: list[str]) -> None:
@@ -196,9 +197,9 @@ def _once_claim(certificate: Json, squares: list[Fraction], contractions: list[s
         "loads": "total - accumulator_bytes",
         "stores": "stored_bytes",
     }
-    _same("claim", certificate["claim"], claim)
-    _same("block", certificate["evidence"]["block"], "X = 3 M")
-    _same("terms", [t["contraction"] for t in certificate["evidence"]["terms"]], contractions)
+    must_equal("claim", certificate["claim"], claim)
+    must_equal("block", certificate["evidence"]["block"], "X = 3 M")
+    must_equal("terms", [t["contraction"] for t in certificate["evidence"]["terms"]], contractions)
 
 
 # -- instances
@@ -210,7 +211,7 @@ def _block_instance(certificate: Json, mixing: list[Json], scores: list[Json]) -
         return
     work, depth = found["work"], found["depth"]
     _counted("work", work, mixing, found["sizes"])
-    _same("depth", depth, min(_depth(s, found["sizes"]) for s in scores))
+    must_equal("depth", depth, min(_depth(s, found["sizes"]) for s in scores))
     _computed(work, mixing, scores, found["sizes"])
     large, small = (float(fraction(certificate["claim"][k])) for k in ("large", "small"))
     capacity = 0.0
@@ -233,7 +234,7 @@ def _once_instance(
         _counted("works", work, [statement], found["sizes"])
     for number, statement in zip(found["pairs"], scores, strict=True):
         _counted("pairs", number * _depth(statement, found["sizes"]), [statement], found["sizes"])
-    _same("score_bytes", found["score_bytes"], sum(found["pairs"]) * pair)
+    must_equal("score_bytes", found["score_bytes"], sum(found["pairs"]) * pair)
     work = sum(math.sqrt(s) * n for s, n in zip(squares, found["works"], strict=True))
     evidence = certificate["evidence"]
     widths = evidence.get("accumulator_widths", {"": evidence.get("accumulator_width")})
@@ -246,7 +247,7 @@ def _outputs(certificate: Json, found: Json, mixing: list[Json], width: int) -> 
     """The bytes of outputs are those of the evidence, and every element that is summed up has an accumulator."""
     for field in ("accumulator_bytes", "stored_bytes"):
         try:
-            _same(field, found[field], evaluate(certificate["evidence"][field], found["sizes"]))
+            must_equal(field, found[field], evaluate(certificate["evidence"][field], found["sizes"]))
         except TooLongError:
             continue
     try:
@@ -254,15 +255,15 @@ def _outputs(certificate: Json, found: Json, mixing: list[Json], width: int) -> 
     except TooLongError:
         return
     least = width * summed
-    _require(found["accumulator_bytes"] >= least, f"accumulator_bytes: {found['accumulator_bytes']}, at least {least}")
+    must(found["accumulator_bytes"] >= least, f"accumulator_bytes: {found['accumulator_bytes']}, at least {least}")
 
 
 def _moved(found: Json, capacity: float) -> None:
     loads = max(capacity - found["accumulator_bytes"], 0.0)
-    _require(found["accumulator_bytes"] >= 0 and found["stored_bytes"] >= 0, "instance: negative bytes")
+    must(found["accumulator_bytes"] >= 0 and found["stored_bytes"] >= 0, "instance: negative bytes")
     for field, value in (("loads", loads), ("stores", found["stored_bytes"]), ("total", loads + found["stored_bytes"])):
         close = math.isclose(found[field], value, rel_tol=1e-9, abs_tol=1e-6)
-        _require(close, f"{field}: {found[field]}, but the evidence gives {value}")
+        must(close, f"{field}: {found[field]}, but the evidence gives {value}")
 
 
 def _counted(field: str, work: int, statements: list[Json], sizes: Json) -> None:
@@ -271,7 +272,7 @@ def _counted(field: str, work: int, statements: list[Json], sizes: Json) -> None
         found = sum(_number(s, sizes) for s in statements)
     except TooLongError:
         return
-    _same(field, work, found)
+    must_equal(field, work, found)
 
 
 def _number(statement: Json, sizes: Json) -> int:
@@ -293,7 +294,7 @@ def _computed(work: int, mixing: list[Json], scores: list[Json], sizes: Json) ->
     for product, made in zip(scores, known, strict=True):
         for pairs in mixed:
             enough = _number(product, sizes) >= len(pairs) * _depth(product, sizes)
-            _require(enough and pairs <= made, "scores: a pair that is mixed is not computed")
+            must(enough and pairs <= made, "scores: a pair that is mixed is not computed")
 
 
 def _elements(statement: Json, role: str, sizes: Json, left: list[int]) -> set[tuple[int, ...]]:
@@ -317,19 +318,10 @@ def _depth(scores: Json, sizes: Json) -> int:
 
 
 def _width(value: Any) -> int:
-    _require(isinstance(value, int) and value > 0, f"width: {value!r} is not a positive number of bytes")
+    must(isinstance(value, int) and value > 0, f"width: {value!r} is not a positive number of bytes")
     return int(value)
 
 
 def _positive(value: float) -> float:
-    _require(value > 0, f"fast_bytes: {value} is not positive")
+    must(value > 0, f"fast_bytes: {value} is not positive")
     return value
-
-
-def _same(field: str, found: Any, expected: Any) -> None:
-    _require(found == expected, f"{field}: {found!r}, but the evidence gives {expected!r}")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)

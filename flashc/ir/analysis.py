@@ -413,7 +413,7 @@ def footprint(
 ) -> IntExpr:
     """Largest number of bytes (``words``: elements) that values at ``level`` (None: every value) occupy together."""
     held = {
-        name: _elements(value, scope, pad) * stages * (1 if words else value.dtype.bytes)
+        name: tile_elements(value, scope, pad) * stages * (1 if words else value.dtype.bytes)
         for name, (value, scope, stages) in values_of(program, kernel).items()
         if level is None or value.level == level
     }
@@ -422,7 +422,8 @@ def footprint(
     return imax(ZERO, *(_total([held[n] for n in sorted(p)]) for p in sorted(maximal, key=sorted)))
 
 
-def _elements(value: Value, scope: Scope, pad: Pad | None) -> IntExpr:
+def tile_elements(value: Value, scope: Scope, pad: Pad | None = None) -> IntExpr:
+    """Elements of a whole tile in its scope."""
     total: IntExpr = Const(1)
     for axis in value.axes:
         size = scope[axis].size
