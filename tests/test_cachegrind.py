@@ -48,12 +48,12 @@ static void serial(long tasks, void (*task)(const Call*, long, char*), const Cal
 }
 int main(int count, char**) {
   char* const base = (char*)std::aligned_alloc(1 << 20, %(bytes)s);
-  void* tensor[] = {%(tensors)s};
   const long size[] = {%(sizes)s}, stride[] = {%(strides)s};
   const float param[] = {%(params)s};
   scratch_at = base + %(scratch)s;
   const Call call = {nullptr, stride, size, param, serial, 0};
-  if (count > 1) flashc_run(&call, tensor, 1);
+  void* const given[] = {(void*)&call, (void*)1L, %(tensors)s};
+  if (count > 1) flashc_run(given);
   return base == nullptr;
 }
 """

@@ -107,10 +107,11 @@ int main(int, char** argv) {
   long tensors = *(long*)read_block(f);
   const long *size = (const long*)read_block(f), *stride = (const long*)read_block(f);
   const float* param = (const float*)read_block(f);
-  void* tensor[64];
-  for (long t = 0; t < tensors; ++t) tensor[t] = read_block(f);
   const Call call = {nullptr, stride, size, param, serial, 0};
-  flashc_run(&call, tensor, 1);
+  void* given[64] = {(void*)&call, (void*)1L};
+  void** const tensor = given + 2;
+  for (long t = 0; t < tensors; ++t) tensor[t] = read_block(f);
+  flashc_run(given);
   FILE* out = std::fopen(argv[2], "wb");
   std::fwrite(tensor[std::atol(argv[3])], 1, std::atol(argv[4]), out);
   return std::fclose(out);

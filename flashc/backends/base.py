@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -52,7 +52,7 @@ class Invocation:
 class Prepared(Protocol):
     """A call with everything fixed but where its tensors are: addresses in the order of the program's tensors."""
 
-    def __call__(self, addresses: Sequence[int]) -> None: ...
+    def __call__(self, addresses: Iterable[int]) -> None: ...
 
 
 class Executable(Protocol):

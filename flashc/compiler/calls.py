@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -19,34 +20,35 @@ from flashc.ir.nodes import Program
 KEPT = 4096  # signatures of one kernel; when there are more, all are worked out anew
 
 Source = Callable[[Sequence[Any]], Any]
+Pick = Callable[[Sequence[Any]], tuple[Any, ...]]
 
 
 def signature(value: Any) -> Hashable:
     """What the checks of one array or tensor depend on. Raises AttributeError for anything else."""
     if type(value) is np.ndarray:
         return value.shape, value.strides, value.dtype, value.flags.num
-    return value.shape, value.stride(), value.dtype, value.device, value.requires_grad, value.is_neg(), type(value)
+    layout = value.is_contiguous() or (value.stride(), value.is_neg())
+    return value.shape, layout, value.dtype, value.is_cpu or value.device, value.requires_grad, type(value)
 
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
     """A call by addresses.
 
-    ``made``: the tensors that are not arguments, from the arguments. ``order``: the program's tensors among the
-    arguments and then those made; ``outputs``: the results among them.
+    ``made``: the tensors that are not arguments, from the arguments. ``order`` takes the program's tensors from the
+    arguments and those made; ``outputs`` takes the results from the former.
     """
 
     prepared: Prepared
     made: tuple[Source, ...]
-    order: tuple[int, ...]
-    outputs: tuple[int, ...]
+    order: Pick
+    outputs: Pick
     address: Callable[[Any], int]
 
     def __call__(self, arguments: Sequence[Any]) -> tuple[Any, ...]:
-        tensors = [*arguments, *[make(arguments) for make in self.made]]
-        address = self.address
-        self.prepared([address(tensors[n]) for n in self.order])
-        return tuple([tensors[n] for n in self.outputs])
+        tensors = self.order((*arguments, *[make(arguments) for make in self.made]))
+        self.prepared(map(self.address, tensors))
+        return self.outputs(tensors)
 
 
 def repeat_of(
@@ -64,10 +66,17 @@ def repeat_of(
     return Repeat(
         executable.prepare(call),
         tuple(_source(program, name, call, arguments) for name in others),
-        tuple(position[t.name] for t in program.tensors),
-        tuple(position[t.name] for t in program.tensors if t.role == "out"),
+        _picking([position[t.name] for t in program.tensors]),
+        _picking([n for n, t in enumerate(program.tensors) if t.role == "out"]),
         _numpy_address if kind is np.ndarray else kind.data_ptr,
     )
+
+
+def _picking(positions: Sequence[int]) -> Pick:
+    if len(positions) > 1:
+        return itemgetter(*positions)
+    (only,) = positions
+    return lambda values: (values[only],)
 
 
 def _source(program: Program, name: str, call: Invocation, arguments: Sequence[Any]) -> Source:

@@ -92,22 +92,28 @@ class Kernel:
         return tuple(t.name for t in tensors if t.role == "in"), tuple(t.name for t in tensors if t.role == "out")
 
     def __call__(self, /, *args: Any, out: Any = None, **named: Any) -> Any:
-        inputs, outputs = self._takes
-        if len(args) > len(inputs):
-            raise ArgumentError(f"{self.program.name}: {len(args)} positional arguments; it takes {', '.join(inputs)}")
-        names, values = inputs[: len(args)], args
+        names: tuple[str, ...] = ()
+        values = args
         if named or out is not None:
-            given_out = {outputs[0]: out} if out is not None else {}
-            names, values = (*names, *named, *given_out), (*args, *named.values(), *given_out.values())
+            names, values = self._named(args, named, out)
         try:
             key: Any = (names, *[signature(v) for v in values])
         except AttributeError:  # a list, a number: converted, or refused with its name
             key = None
         repeat = self._repeats.get(key)
-        results = repeat(values) if repeat else self._first_call(key, names, values, out)
+        results = repeat(values) if repeat is not None else self._first_call(key, args, named, out)
         return results[0] if len(results) == 1 else results
 
-    def _first_call(self, key: Any, names: tuple[str, ...], values: tuple[Any, ...], out: Any) -> tuple[Any, ...]:
+    def _named(self, args: tuple[Any, ...], named: dict[str, Any], out: Any) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+        """Names and values of all arguments, the positional ones first."""
+        inputs, outputs = self._takes
+        if len(args) > len(inputs):
+            raise ArgumentError(f"{self.program.name}: {len(args)} positional arguments; it takes {', '.join(inputs)}")
+        given_out = {outputs[0]: out} if out is not None else {}
+        return (*inputs[: len(args)], *named, *given_out), (*args, *named.values(), *given_out.values())
+
+    def _first_call(self, key: Any, args: tuple[Any, ...], named: dict[str, Any], out: Any) -> tuple[Any, ...]:
+        names, values = self._named(args, named, out)
         given = dict(zip(names, values, strict=True))
         if len(given) < len(names):
             twice = next(n for n in names if names.count(n) > 1)

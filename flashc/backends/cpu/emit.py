@@ -46,8 +46,8 @@ def emit(program: Program, width_bits: int) -> str:
     p.lines += [f"#define FLASHC_WIDTH {width_bits}", '#include "prelude.hpp"', "", title, ""]
     for kernel in program.kernels:
         _kernel(p, kernel)
-    p.open('extern "C" void flashc_run(const Call* fixed, void* const* tensor, int threads)')
-    p.line("const Call bound = called(*fixed, tensor, threads), *const call = &bound;")
+    p.open('extern "C" void flashc_run(void* const* given)')
+    p.line("const Call bound = called(given), *const call = &bound;")
     _sizes(p)
     for kernel in program.kernels:
         par = kernel.body[0]

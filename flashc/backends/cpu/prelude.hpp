@@ -571,7 +571,9 @@ struct Call {
   void (*parallel)(long tasks, void (*task)(const Call*, long, char*), const Call*, long scratch_bytes, int threads);
   int threads;
 };
-INLINE Call called(Call fixed, void* const* tensor, int threads) {
-  fixed.tensor = tensor, fixed.threads = threads;
-  return fixed;
+// One block, of which each argument of its own would cost the caller in Python 0.1 us: what is fixed, threads, tensors.
+INLINE Call called(void* const* given) {
+  Call call = *(const Call*)given[0];
+  call.threads = (int)(long)given[1], call.tensor = given + 2;
+  return call;
 }

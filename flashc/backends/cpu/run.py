@@ -7,13 +7,13 @@ import os
 import platform
 import struct
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from flashc.backends.base import Built, Invocation, KernelResources
+from flashc.backends.base import Built, Invocation, KernelResources, Prepared
 from flashc.errors import ArgumentError, CompilerMissingError, DeviceAbsentError
 from flashc.hwmodels.model import Device
 from flashc.ir.nodes import Program
@@ -72,15 +72,17 @@ def build(source: str, program: Program, device: Device) -> Built:
 
 
 @lru_cache(maxsize=1)
-def _pool() -> int:
+def _runtime() -> tuple[ctypes.CDLL, int]:
+    """The threads that all kernels share, and the address of their entry point."""
     library = ctypes.CDLL(str(compile_shared(resource("runtime.cpp"), FLAGS, stem="flashc_runtime")))
     address = ctypes.cast(library.flashc_parallel, ctypes.c_void_p).value
     assert address is not None
-    _keep.append(library)
-    return address
+    return library, address
 
 
-_keep: list[Any] = []
+def shares_openmp() -> bool:
+    """Whether kernels run on the threads of GNU OpenMP: from the first call prepared after something has loaded it."""
+    return bool(_runtime()[0].flashc_join_openmp())
 
 
 @lru_cache(maxsize=1)
@@ -91,11 +93,10 @@ def allowed_cores() -> int:
 
 def threads() -> int:
     """Threads of a call: torch's setting once torch is imported, else OMP_NUM_THREADS; at most the affinity."""
-    allowed = allowed_cores()
-    if "torch" in sys.modules:
-        return min(allowed, sys.modules["torch"].get_num_threads()) or 1
+    if torch := sys.modules.get("torch"):
+        return min(allowed_cores(), torch.get_num_threads()) or 1
     wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return max(1, min(allowed, int(wanted))) if wanted.isdigit() else allowed
+    return max(1, min(allowed_cores(), int(wanted))) if wanted.isdigit() else allowed_cores()
 
 
 class CpuExecutable:
@@ -105,12 +106,13 @@ class CpuExecutable:
         self.program = program
         self.library = ctypes.CDLL(str(library))
         self.run = self.library.flashc_run
-        self.run.argtypes, self.run.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int], None
+        self.run.argtypes, self.run.restype = [ctypes.c_void_p], None
 
     def __call__(self, call: Invocation) -> None:
         self.prepare(call)([address(call.tensors[t.name]) for t in self.program.tensors])
 
-    def prepare(self, call: Invocation) -> PreparedCall:
+    def prepare(self, call: Invocation) -> Prepared:
+        """Strides, sizes and parameters laid out for C."""
         steps = [s for t in self.program.tensors for s in strides(call.tensors[t.name])]
         names = [p.name for p in self.program.params]
         blocks = (
@@ -118,19 +120,18 @@ class CpuExecutable:
             (ctypes.c_long * len(self.program.sizes))(*(call.sizes[n] for n in self.program.sizes)),
             (ctypes.c_float * max(1, len(names)))(*(call.params[n] for n in names)),
         )
-        return PreparedCall(self.run, len(self.program.tensors), blocks)
+        fixed = _Call(None, *(ctypes.addressof(b) for b in blocks), _runtime()[1], 0)
+        return _prepared(self.run, struct.Struct(f"{2 + len(self.program.tensors)}P").pack, fixed, blocks)
 
 
-class PreparedCall:
-    """Strides, sizes and parameters of a call laid out for C."""
+def _prepared(run: Callable[..., None], pack: Callable[..., bytes], fixed: _Call, kept: Sequence[Any]) -> Prepared:
+    at = ctypes.addressof(fixed)
+    shares_openmp()
 
-    def __init__(self, run: Callable[..., None], tensors: int, blocks: Sequence[Any]) -> None:
-        self.run, self.packed, self.blocks = run, struct.Struct(f"{tensors}P").pack, blocks
-        self.call = _Call(None, *(ctypes.addressof(b) for b in blocks), _pool(), 0)
-        self.at = ctypes.addressof(self.call)
+    def call(addresses: Iterable[int], _alive: Any = (fixed, kept)) -> None:
+        run(pack(at, threads(), *addresses))
 
-    def __call__(self, addresses: Sequence[int]) -> None:
-        self.run(self.at, self.packed(*addresses), threads())
+    return call
 
 
 def address(array: Any) -> int:

@@ -1,13 +1,21 @@
-// The thread pool that all CPU kernels of a process share: workers sleep on a condition variable after a short spin,
-// tasks are handed out by an atomic counter. One parallel region at a time; a nested or concurrent call waits its turn.
+// The threads that all CPU kernels of a process share; tasks are handed out by an atomic counter. One parallel region
+// at a time: a nested or concurrent call waits its turn.
+//
+// A pool whose workers sleep on a condition variable after a short spin does the work. But where GNU OpenMP is in the
+// process (PyTorch brings it), its threads spin for milliseconds after each of its regions, and the pool would have to
+// share the cores with them: while they spin, they do the work.
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstdlib>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
+#include <dlfcn.h>
 #include <pthread.h>
+#include <sched.h>
+#include <time.h>
 #include <unistd.h>
 
 struct Call;
@@ -41,21 +49,67 @@ struct Scratch {  // per-thread buffer of the kernels, aligned for vectors
 };
 thread_local Scratch scratch;
 
+struct Work {  // one parallel region
+  long tasks = 0;
+  Task task = nullptr;
+  const Call* call = nullptr;
+  long bytes = 0;
+  int threads = 1;
+  std::atomic<long> next{0};
+
+  void run() {
+    char* buffer = scratch.at_least(bytes);
+    for (long t; (t = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) task(call, t, buffer);
+  }
+};
+
+// Which core each worker is bound to, while a region uses every core there is: a woken thread is otherwise often queued
+// behind its waker, with the other core idle for milliseconds.
+struct Binding {
+  std::vector<int> cores;  // that the process may use; worker n has core n, and `spare` is left to the caller
+  int spare = 0;
+
+  Binding() {
+    cpu_set_t allowed;
+    if (sched_getaffinity(0, sizeof allowed, &allowed)) return;
+    for (int c = 0; c < CPU_SETSIZE; ++c)
+      if (CPU_ISSET(c, &allowed)) cores.push_back(c);
+    if (cores.empty()) return;
+    spare = cores.back();
+    cores.pop_back();
+  }
+
+  void make_way(std::vector<std::thread>& workers) {
+    const int here = sched_getcpu();
+    const auto taken = std::find(cores.begin(), cores.end(), here);
+    if (taken == cores.end()) return;
+    *taken = std::exchange(spare, here);
+    bind(workers[taken - cores.begin()], *taken);
+  }
+
+  static void bind(std::thread& worker, int core) {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(core, &one);
+    pthread_setaffinity_np(worker.native_handle(), sizeof one, &one);  // a refusal only costs time
+  }
+};
+
 struct Pool {
-  std::mutex region;  // held for a whole parallel region
   std::mutex m;
   std::condition_variable wake;
   std::vector<std::thread> workers;
-  std::atomic<long> epoch{0}, next{0}, running{0};
-  long tasks = 0, bytes = 0;
-  int wanted = 0;
-  Task task = nullptr;
-  const Call* call = nullptr;
-  bool stop = false;
+  Binding binding;
+  std::atomic<long> epoch{0}, running{0};
+  Work* work = nullptr;
 
-  void work() {
-    char* buffer = scratch.at_least(bytes);
-    for (long t; (t = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) task(call, t, buffer);
+  void start(int wanted) {
+    while ((int)workers.size() < wanted) {
+      const int index = (int)workers.size();
+      workers.emplace_back(&Pool::loop, this, index, epoch.load());
+      if (wanted == (int)binding.cores.size()) Binding::bind(workers.back(), binding.cores[index]);
+    }
+    if (wanted == (int)binding.cores.size()) binding.make_way(workers);
   }
 
   void loop(int index, long seen) {
@@ -63,44 +117,88 @@ struct Pool {
       for (int n = 0; n < kSpins && epoch.load(std::memory_order_acquire) == seen; ++n) relax();
       if (epoch.load(std::memory_order_acquire) == seen) {
         std::unique_lock<std::mutex> lock(m);
-        wake.wait(lock, [&] { return epoch.load() != seen || stop; });
+        wake.wait(lock, [&] { return epoch.load() != seen; });
       }
-      if (stop) return;
       seen = epoch.load(std::memory_order_acquire);
-      if (index < wanted) work();
+      if (index < work->threads - 1) work->run();
       running.fetch_sub(1, std::memory_order_release);
     }
   }
 
-  void run(long n, Task f, const Call* c, long need, int threads) {
-    std::lock_guard<std::mutex> one(region);
-    tasks = n, task = f, call = c, bytes = need, wanted = threads - 1;
-    next.store(0);
-    while ((int)workers.size() < wanted) workers.emplace_back(&Pool::loop, this, (int)workers.size(), epoch.load());
+  void run(Work& region) {
+    work = &region;
+    start(region.threads - 1);
     running.store((long)workers.size());
     {
       std::lock_guard<std::mutex> lock(m);
       epoch.fetch_add(1, std::memory_order_release);
     }
     wake.notify_all();
-    work();
+    region.run();
     for (int n = 0; running.load(std::memory_order_acquire) > 0; ++n) n < kSpins ? relax() : (void)sched_yield();
   }
 };
 
-std::atomic<Pool*> pool{nullptr};
+// libgomp's entry point of a parallel region: runs `body(data)` on each of `threads` threads.
+typedef void (*Parallel)(void (*body)(void*), void* data, unsigned threads, unsigned flags);
+
+// The threads that GNU OpenMP keeps for one calling thread.
+struct Team {
+  pthread_t caller{};
+  clockid_t worker{};  // processor time of one of them
+  bool known = false;
+
+  // A thread that spins uses processor time.
+  bool awake(Parallel parallel) {
+    caller = pthread_self();
+    if (!known) parallel(meet, this, 2, 0);
+    if (!known) return false;
+    const long before = used();
+    for (int n = 0; n < 8; ++n) relax();
+    return used() != before;
+  }
+
+  static void meet(void* met) {
+    Team* team = static_cast<Team*>(met);
+    if (pthread_equal(pthread_self(), team->caller)) return;
+    team->known = pthread_getcpuclockid(pthread_self(), &team->worker) == 0;
+  }
+
+  long used() const {
+    timespec t{};
+    clock_gettime(worker, &t);
+    return t.tv_sec * 1000000000L + t.tv_nsec;
+  }
+};
+thread_local Team team;
+
+struct Process {
+  const bool forked;
+  std::mutex region;  // held for a whole parallel region
+  Pool pool;
+  std::atomic<Parallel> openmp{nullptr};
+
+  void run(Work& work) {
+    std::lock_guard<std::mutex> one(region);
+    Parallel parallel = openmp.load();
+    if (parallel && team.awake(parallel)) return parallel(body, &work, work.threads, 0);
+    pool.run(work);
+  }
+
+  static void body(void* work) { static_cast<Work*>(work)->run(); }
+};
+
+std::atomic<Process*> process{nullptr};
 std::once_flag fork_handler;
 
-Pool* current() {
-  std::call_once(fork_handler, [] {
-    // The child has none of the parent's threads: it starts a pool of its own and leaks the parent's, whose
-    // threads no longer exist to be joined.
-    pthread_atfork(nullptr, nullptr, [] { pool.store(nullptr); });
-  });
-  Pool* found = pool.load();
+// A forked child has none of the parent's threads, neither of the pool nor of OpenMP: it starts a pool of its own and
+// leaks the parent's, whose threads no longer exist to be joined.
+Process* current() {
+  std::call_once(fork_handler, [] { pthread_atfork(nullptr, nullptr, [] { process.store(new Process{true}); }); });
+  Process* found = process.load();
   if (found) return found;
-  Pool* fresh = new Pool;
-  if (pool.compare_exchange_strong(found, fresh)) return fresh;
+  Process* fresh = new Process{false};
+  if (process.compare_exchange_strong(found, fresh)) return fresh;
   delete fresh;
   return found;
 }
@@ -108,11 +206,17 @@ Pool* current() {
 }  // namespace
 
 extern "C" void flashc_parallel(long tasks, Task task, const Call* call, long bytes, int threads) {
-  threads = (int)std::min<long>(threads, tasks);
-  if (threads <= 1) {
-    char* buffer = scratch.at_least(bytes);
-    for (long t = 0; t < tasks; ++t) task(call, t, buffer);
-    return;
-  }
-  current()->run(tasks, task, call, bytes, threads);
+  Work work;
+  work.tasks = tasks, work.task = task, work.call = call, work.bytes = bytes;
+  work.threads = (int)std::min<long>(threads, tasks);
+  work.threads > 1 ? current()->run(work) : work.run();
+}
+
+// Look for GNU OpenMP in the process, in a forked child excepted; whether its threads are used when they are awake.
+extern "C" bool flashc_join_openmp() {
+  Process* here = current();
+  if (here->forked || here->openmp.load()) return here->openmp.load() != nullptr;
+  void* library = dlopen("libgomp.so.1", RTLD_LAZY | RTLD_NOLOAD);
+  if (library) here->openmp.store(reinterpret_cast<Parallel>(dlsym(library, "GOMP_parallel")));
+  return here->openmp.load() != nullptr;
 }
