@@ -15,8 +15,8 @@ from flashc.autotune.problem import Constraint
 from flashc.backends.base import Built, Executable, Invocation, KernelResources
 from flashc.errors import UnsupportedError
 from flashc.hwmodels import Device
-from flashc.ir.analysis import footprint, sites
-from flashc.ir.intexpr import Const, IntExpr
+from flashc.ir.analysis import Pad, footprint, sites
+from flashc.ir.intexpr import Const
 from flashc.ir.nodes import (
     Access,
     Carry,
@@ -57,6 +57,7 @@ def run(tensors, sizes):
 class ToyBackend:
     name = "numpy_source"
     kinds = ("accelerator",)
+    pad = Pad(lambda _axis, extent: extent)
 
     def missing(self, device: Device) -> str | None:
         return None
@@ -85,9 +86,6 @@ class ToyBackend:
         limit = Const(device.level(LEVEL).capacity_bytes or 0)
         needs = ((k.name, footprint(placed, k, LEVEL)) for k in placed.kernels)
         return tuple(Constraint(f"device.{LEVEL}.{name}", need, "<=", limit, "B") for name, need in needs)
-
-    def padded(self, axis: str, extent: IntExpr) -> IntExpr:
-        return extent
 
     def lower(self, bound: Program) -> Program:
         return bound

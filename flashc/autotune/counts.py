@@ -7,7 +7,7 @@ it, and a subexpression counts over its own axes only, since compilers take it o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from flashc.autotune.rates import ZERO, matrix_unit, total
@@ -114,9 +114,10 @@ def _as_if(site: Site, last: bool) -> IntExpr:
 # -- operations
 
 
-def element_operations(k: Walked, pad: Pad) -> tuple[IntExpr, IntExpr]:
-    """(vector operations, exponentials) of all maps, reductions and accumulator updates.
+def element_operations(k: Walked, pad: Pad, lanes: int) -> tuple[IntExpr, IntExpr]:
+    """(vector operations, exponentials) of all maps, reductions and accumulator updates, in elements.
 
+    Where a value has vector lanes, what does not run along them takes a whole vector of ``lanes`` elements as well.
     Predicates of a loop's domain are left out: only the few partial tiles evaluate them.
     """
     vector: list[IntExpr] = []
@@ -124,11 +125,27 @@ def element_operations(k: Walked, pad: Pad) -> tuple[IntExpr, IntExpr]:
     for site in k.sites:
         if isinstance(site.stmt, Reduce):
             vector.append(site.count((*site.stmt.out.axes, site.stmt.over), pad))
+            vector.append(_folds(k, site.stmt, site, lanes))
         for axes, (flops, calls) in _costs(k, site).items():
-            elements = site.count(axes, pad)
+            elements = site.count(axes, pad) * _filled(outputs_of(site.stmt), axes, lanes)
             vector.append(elements * flops)
             exps.append(elements * calls)
     return total(vector), total(exps)
+
+
+def _filled(value: Value | None, axes: Collection[str], lanes: int) -> int:
+    """Elements that an element of an expression over ``axes`` stands for."""
+    if value is None or value.layout is None:
+        return 1
+    return 1 if value.layout.lane_axis() in axes else lanes
+
+
+def _folds(k: Walked, reduce: Reduce, site: Site, lanes: int) -> IntExpr:
+    """A vector reduced to one element is shuffled and combined log2(lanes) times."""
+    layout = k.values[reduce.source].layout
+    if layout is None or layout.lane_axis() != reduce.over:
+        return ZERO
+    return site.count(reduce.out.axes) * (2 * lanes.bit_length() - 2) * lanes
 
 
 def _costs(k: Walked, site: Site) -> dict[tuple[str, ...], tuple[int, int]]:
@@ -221,8 +238,8 @@ def dots(k: Walked, device: Device, pad: Pad, workers: IntExpr) -> Iterator[DotC
         if not isinstance(site.stmt, Dot):
             continue
         dot, a, b = site.stmt, k.values[site.stmt.a], k.values[site.stmt.b]
-        unit = matrix_unit(device, dot.atom)
-        operations = site.count((*dot.out.axes, *dot.over), _rounded(pad, _shape(dot, a, unit))) * 2
+        unit, lanes = matrix_unit(device, dot.atom), device.vector.width_bits // 32
+        operations = site.count((*dot.out.axes, *dot.over), _rounded(pad, _shape(dot, a, unit, lanes))) * 2
         groups = _groups(device, unit.m if unit else 1, workers)
         chained = any(x in reduced for x in dot.out.axes)
         reads = _reads(site, a, b, pad, groups, chained)
@@ -240,14 +257,14 @@ def summed_across(k: Walked) -> IntExpr:
     return found
 
 
-def _shape(dot: Dot, a: Value, unit: MatrixUnit | None) -> dict[str, IntExpr]:
-    """What each axis is rounded up to: the matrix unit's shape, or the rows of a register block."""
+def _shape(dot: Dot, a: Value, unit: MatrixUnit | None, lanes: int) -> dict[str, IntExpr]:
+    """What each axis is rounded up to: the matrix unit's shape, or the rows and the vectors of a register block."""
     if unit is not None:
         rows = {x: Const(unit.m if x in a.axes else unit.n) for x in dot.out.axes}
         return {**rows, **dict.fromkeys(dot.over, Const(unit.k))}
     if dot.atom is None or dot.atom.lane not in dot.out.axes or len(dot.out.axes) != 2:
         return {}
-    return {x: dot.atom.n for x in dot.out.axes if x != dot.atom.lane}
+    return {x: Const(lanes) if x == dot.atom.lane else dot.atom.n for x in dot.out.axes}
 
 
 def _panel(dot: Dot, a: Value, b: Value, operations: IntExpr) -> tuple[IntExpr, IntExpr]:
@@ -267,10 +284,10 @@ def _panel(dot: Dot, a: Value, b: Value, operations: IntExpr) -> tuple[IntExpr, 
 
 def _rounded(pad: Pad, shape: Mapping[str, IntExpr]) -> Pad:
     def rule(axis: str, extent: IntExpr) -> IntExpr:
-        padded = pad(axis, extent)
+        padded = pad.rule(axis, extent)
         return ceil_div(padded, shape[axis]) * shape[axis] if axis in shape else padded
 
-    return rule
+    return replace(pad, rule=rule)
 
 
 def _groups(device: Device, rows: int, workers: IntExpr) -> IntExpr:

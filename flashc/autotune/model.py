@@ -53,8 +53,7 @@ STYLES: Mapping[str, Style] = {
     "npu": Style(out_of_order=False, issue_ps=100_000, step_ps=400_000, streams=0),
     "accelerator": Style(out_of_order=False, issue_ps=100_000, step_ps=400_000, streams=0),
 }
-TRANSPOSED_MOVE = 2  # scalar slots (load, store) of an element that a CPU transposes on its way
-STRAIGHT_MOVE = 2  # vector slots (load, store) of a vector of elements
+STRAIGHT_MOVE = 2  # vector slots (load, store) of a vector of elements; transposing it shuffles it log2(lanes) times
 ZIP_AND_ADD = 3  # vector operations per accumulator that is summed across its lanes
 SPILL_TOUCHES = 32  # accesses of a spilled register per step: read and written by some 16 instructions
 HIDDEN_PANELS = 8  # of vectors that come from the second cache instead of the first, one in this many is not hidden
@@ -98,6 +97,7 @@ class _Model:
 
     def time(self) -> KernelTime:
         self.style = STYLES[self.device.kind]
+        self.lanes = self.device.vector.width_bits // 32
         self.walked = counts.walked(self.program, self.kernel)
         self.stages = imax(ONE, *(s.stages for s in _loops(self.kernel.body)))
         self.workers = workers(self.program, self.device)
@@ -133,7 +133,7 @@ class _Model:
     def _units(self) -> tuple[tuple[str, IntExpr], ...]:
         """Name and time, all cores busy, of every unit that a core has a share of."""
         dots = list(counts.dots(self.walked, self.device, self.pad, self.workers))
-        vector, exps = counts.element_operations(self.walked, self.pad)
+        vector, exps = counts.element_operations(self.walked, self.pad, self.lanes)
         arithmetic = (
             ("matrix", total(self._dot(d) for d in dots)),
             ("vector", divided(vector + self._moves() + self._across(), rates.vector_rate(self.device))),
@@ -179,13 +179,11 @@ class _Model:
         if not self.style.out_of_order:
             return ZERO
         straight, transposed = counts.moves(self.walked)
-        lanes = self.device.vector.width_bits // 32
-        return straight * STRAIGHT_MOVE + transposed * TRANSPOSED_MOVE * lanes
+        return straight * STRAIGHT_MOVE + transposed * (STRAIGHT_MOVE + self.lanes.bit_length() - 1)
 
     def _across(self) -> IntExpr:
         """Operations that sum accumulators across their lanes: two of them are zipped twice and added, to be one."""
-        lanes = self.device.vector.width_bits // 32
-        return counts.summed_across(self.walked) * (lanes * ZIP_AND_ADD)
+        return counts.summed_across(self.walked) * (self.lanes * ZIP_AND_ADD)
 
     def _spills(self) -> IntExpr:
         beyond = spilled_bytes(self.program, self.kernel, self.device, self.pad)

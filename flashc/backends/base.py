@@ -9,8 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from flashc.autotune.problem import Constraint
 from flashc.hwmodels.model import Device
-from flashc.ir.analysis import part_counts, sites
-from flashc.ir.intexpr import Const, IntExpr
+from flashc.ir.analysis import Pad, part_counts, sites
+from flashc.ir.intexpr import Const
 from flashc.ir.nodes import Dot, Program
 
 
@@ -105,11 +105,13 @@ def matrix_dots(placed: Program, backend: str) -> tuple[Constraint, ...]:
 class Backend(Protocol):
     """One code generator. All methods are pure but ``build`` and ``load``.
 
-    ``kinds`` are the kinds of device whose memory levels ``place`` knows how to fill.
+    ``kinds`` are the kinds of device whose memory levels ``place`` knows how to fill; ``pad`` says what is executed
+    of a tile.
     """
 
     name: str
     kinds: tuple[str, ...]
+    pad: Pad
 
     def missing(self, device: Device) -> str | None:
         """Why nothing can be emitted for the device, or None."""
@@ -123,9 +125,6 @@ class Backend(Protocol):
     def constraints(self, placed: Program, device: Device) -> tuple[Constraint, ...]:
         """Named constraints in the tile symbols: device capacities (prefix ``device.``) and what this backend's
         compiler demands (prefix ``<backend>.``)."""
-
-    def padded(self, axis: str, extent: IntExpr) -> IntExpr:
-        """The extent of a tile along an axis as the backend executes it (e.g. the next power of two)."""
 
     def lower(self, bound: Program) -> Program:
         """A bound program with its loops in parts and everything explicit that the printer needs."""

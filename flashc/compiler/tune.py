@@ -134,8 +134,8 @@ def modelled(
     """
     prefix = "device.smem."
     shared = {c.name.removeprefix(prefix): c.left for c in conditions if c.name.startswith(prefix)}
-    resident = resident_tasks(program, device, backend.padded, shared)
-    return model_time(program, device, backend.padded, resident)
+    resident = resident_tasks(program, device, backend.pad, shared)
+    return model_time(program, device, backend.pad, resident)
 
 
 def workspace_limits(program: Program, device: Device) -> tuple[Constraint, ...]:

@@ -1,7 +1,7 @@
 """Walkers that derive every quantity of a tile program from its nodes: traffic, operations and footprint.
 
 All results are integer expressions in sizes and tile symbols (a sum may stay a sum); nothing about an operator is
-known here. Element counts are exact, tails included; ``padded`` counts tiles as the hardware executes them.
+known here. Element counts are exact, tails included; with a ``Pad`` they are of tiles as a machine executes them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from flashc.ir.ranges import Scope, enter, part_range, valid_end, whole
 from flashc.ir.scalar import FUNCTIONS, Call, Ref, Scalar, coords, fetches, refs, walk
 from flashc.ir.types import Tensor, Value
 
-Pad = Callable[[str, IntExpr], IntExpr]
 ZERO = Const(0)
 SLOW = "memory"  # the level that holds the tensors; a value there is a tile that is read where it lies
 _NOTHING: IntExpr = ZERO
@@ -53,6 +52,29 @@ class Trip:
 
 
 @dataclass(frozen=True, slots=True)
+class Pad:
+    """How a machine executes tiles: ``rule(axis, extent)`` coordinates for ``extent`` of them (the next power of two).
+
+    ``whole``: a last tile of fewer valid coordinates takes as many as the others.
+    """
+
+    rule: Callable[[str, IntExpr], IntExpr]
+    whole: bool = True
+
+    def each(self, trip: Trip) -> IntExpr:
+        """Coordinates of one iteration."""
+        return self.rule(trip.axis, trip.tile if self.whole else trip.size)
+
+    def all(self, trip: Trip) -> IntExpr:
+        """Coordinates of all iterations."""
+        tile = self.rule(trip.axis, trip.tile)
+        if self.whole:
+            return trip.count * tile
+        before = trip.count - 1
+        return before * tile + self.rule(trip.axis, trip.covered - before * trip.tile)
+
+
+@dataclass(frozen=True, slots=True)
 class Site:
     """A statement with the loops around it, outermost first."""
 
@@ -67,7 +89,7 @@ class Site:
         for axis in axes:
             if axis not in looped:
                 extent = self.scope[axis].extent
-                total = total * (pad(axis, extent) if pad else extent)
+                total = total * (pad.rule(axis, extent) if pad else extent)
         for trip in reversed(self.trips):
             total = _repeat(total, trip, trip.axis in axes, pad)
         return total
@@ -75,11 +97,11 @@ class Site:
 
 def _repeat(total: IntExpr, trip: Trip, along: bool, pad: Pad | None) -> IntExpr:
     if trip.var in total.symbols():
-        each = (pad(trip.axis, trip.tile) if pad else trip.size) if along else Const(1)
+        each = (pad.each(trip) if pad else trip.size) if along else Const(1)
         return isum(trip.var, trip.count, each * total)
     if not along:
         return total * trip.count
-    return total * (trip.count * pad(trip.axis, trip.tile) if pad else trip.covered)
+    return total * (pad.all(trip) if pad else trip.covered)
 
 
 def sites(program: Program, kernel: Kernel) -> Iterator[Site]:
@@ -427,6 +449,6 @@ def tile_elements(value: Value, scope: Scope, pad: Pad | None = None) -> IntExpr
     total: IntExpr = Const(1)
     for axis in value.axes:
         size = scope[axis].size
-        total = total * (pad(axis, size) if pad else size)
+        total = total * (pad.rule(axis, size) if pad else size)
     return total
 

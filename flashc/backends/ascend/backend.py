@@ -10,7 +10,7 @@ from flashc.backends.ascend.place import LEFT, RIGHT, VECTOR, memories, place
 from flashc.backends.base import Built, Executable, matrix_dots, part_domains
 from flashc.errors import UnsupportedError
 from flashc.hwmodels.model import Device
-from flashc.ir.analysis import Site, footprint, sites, tiled_loops, values_of
+from flashc.ir.analysis import Pad, Site, footprint, sites, tiled_loops, values_of
 from flashc.ir.intexpr import Const, IntExpr, ceil_div
 from flashc.ir.nodes import Copy, Dot, Kernel, Program
 
@@ -24,6 +24,7 @@ PING_PONG = 2  # buffers of the matrix unit's operand memories: one is filled wh
 class AscendBackend:
     name = NAME
     kinds = ("npu", "accelerator")
+    pad = Pad(lambda _axis, extent: ceil_div(extent, FRACTAL) * FRACTAL)
 
     def missing(self, device: Device) -> str | None:
         return device.missing_artefacts or "the AscendC printer is not written yet"
@@ -50,14 +51,11 @@ class AscendBackend:
             found += self._rings(placed, kernel, device)
         return tuple(found)
 
-    def padded(self, axis: str, extent: IntExpr) -> IntExpr:
-        return ceil_div(extent, FRACTAL) * FRACTAL
-
     def _capacities(self, placed: Program, kernel: Kernel, device: Device) -> Iterator[Constraint]:
         """What is alive together must fit each memory; vector cores share a tile by rows."""
         own = memories(device)
         for level in dict.fromkeys((own.staging, own.accumulator, own.vector)):
-            need = footprint(placed, kernel, level, self.padded)
+            need = footprint(placed, kernel, level, self.pad)
             if level == VECTOR:
                 need = ceil_div(need, device.vector.units_per_core)
             limit = Const(device.level(level).capacity_bytes or 0)
@@ -78,7 +76,7 @@ class AscendBackend:
                 value = values[name][0]
                 need: IntExpr = Const(PING_PONG * dot.atom.k * value.dtype.bytes)
                 for axis in value.axes:
-                    need = need if axis in dot.over else need * self.padded(axis, site.scope[axis].size)
+                    need = need if axis in dot.over else need * self.pad.rule(axis, site.scope[axis].size)
                 constraint_name = f"device.{level}.{kernel.name}.{dot.out.name}"
                 yield Constraint(constraint_name, need, "<=", Const(levels[level]), "B", "lower the tiles")
 
@@ -99,7 +97,7 @@ class AscendBackend:
         assert isinstance(site.stmt, Copy)
         need: IntExpr = Const(site.stmt.out.dtype.bytes)
         for axis in site.stmt.out.axes:
-            need = need * self.padded(axis, site.scope[axis].size)
+            need = need * self.pad.rule(axis, site.scope[axis].size)
         return need
 
     def lower(self, bound: Program) -> Program:

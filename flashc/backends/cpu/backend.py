@@ -10,8 +10,8 @@ from flashc.backends.base import Built, Executable, part_domains
 from flashc.backends.cpu import emit, lower, place, place_rows, rowspace, run
 from flashc.errors import DeviceAbsentError
 from flashc.hwmodels.model import Device
-from flashc.ir.analysis import footprint, sites, tiled_loops
-from flashc.ir.intexpr import Const, IntExpr, Sym
+from flashc.ir.analysis import Pad, footprint, sites, tiled_loops
+from flashc.ir.intexpr import Const, Sym
 from flashc.ir.nodes import Dot, Program
 
 ROW_BLOCKS = (
@@ -30,6 +30,7 @@ TILES = (16, 32, 64, 128, 256, 512)
 class CpuBackend:
     name = "cpu"
     kinds = ("cpu",)
+    pad = Pad(lambda _axis, extent: extent, whole=False)
 
     def missing(self, device: Device) -> str | None:
         if device.cpu_isa is None:
@@ -99,9 +100,6 @@ class CpuBackend:
                         )
                     )
         return tuple(found)
-
-    def padded(self, axis: str, extent: IntExpr) -> IntExpr:
-        return extent
 
     def lower(self, bound: Program) -> Program:
         return lower.lower(bound)

@@ -239,11 +239,10 @@ def _dot(p: Printer, stmt: Dot, scope: Scope) -> None:
     a, b, out = p.places[lanes], p.places[others], p.places[stmt.out.name]
     over = stmt.over[0]
     row = next(x for x in stmt.out.axes if x != atom.lane)
-    vectors = p.tile(atom.lane, scope) // p.width
     b_k = b.strides[over] if b.pair == over or atom.unit != PAIRED else f"2 * {b.strides[over]}"
     operands = (
         f"{a.pointer}, {a.strides[over]}, {b.pointer}, {b.strides[row]}, {b_k}, {p.counts[over]}, {p.counts[row]}, "
-        f"{vectors}, {stmt.out.name}_done"
+        f"{p.vectors(atom.lane, scope)}, {stmt.out.name}_done"
     )
     init = ""
     if stmt.init is not None:

@@ -64,6 +64,12 @@ class Printer:
             raise UnsupportedError(f"cpu: axis {axis} is whole with run-time extent {size}; tile it or fix its size")
         return size.value
 
+    def vectors(self, axis: str, scope: Scope) -> str:
+        """How many vectors hold the valid coordinates of the lane axis."""
+        if axis in self.partial:
+            return f"ceil_div({self.counts[axis]}, W)"
+        return str(-(-self.tile(axis, scope) // self.width))
+
 
 def buffer_place(value: Value) -> Place:
     """Strides of a laid-out value: an axis steps by its offset mode, the lane axis by its lane mode."""

@@ -18,6 +18,7 @@ from flashc.ir.nodes import Atom, Carry, Copy, Dot, Kernel, Load, Map, Program, 
 from flashc.ir.ranges import Scope
 from flashc.ir.rewrite import rewrite_body, rewrite_kernels
 from flashc.ir.types import F32, Layout, Mode, Value
+from flashc.passes.stage import stage
 
 LEVEL = "l2"  # packed tiles and accumulators live in the core's private cache
 ALWAYS_F32 = "fma_f32"
@@ -29,6 +30,9 @@ def place(program: Program, device: Device) -> Program:
     from flashc.backends.cpu.place_rows import STREAM_BLOCK, ShortRows, has_short_rows
 
     short = [k.name for k in program.kernels if has_short_rows(program, k)]
+    program = rewrite_kernels(
+        program, lambda k: k if k.name in short else stage(program, k, lane_axis(program, k))
+    )
     placed = rewrite_kernels(
         program, lambda k: (ShortRows if k.name in short else Placement)(program, k, device).kernel(), stage="placed"
     )

@@ -403,8 +403,11 @@ INLINE void rows(const A* a, long a_k, const B* b, long b_n, long b_k, long coun
 }
 template <class Atom, int MR, int NR, class A, class B, class Done>
 static __attribute__((noinline)) void dot_tile(const A* a, long a_k, const B* b, long b_n, long b_k, long count, long rows_n, int vectors, Done done) {
-  for (int m = 0; m < vectors; m += MR)
+  int m = 0;
+  for (; m + MR <= vectors; m += MR)
     rows<Atom, MR, NR>(a + m * W * Atom::depth, a_k, b, b_n, b_k, count, 0, rows_n, m, done);
+  if constexpr (MR > 1)
+    for (; m < vectors; ++m) rows<Atom, 1, 8>(a + m * W * Atom::depth, a_k, b, b_n, b_k, count, 0, rows_n, m, done);
 }
 
 // The same with a's rows in memory, few rows of b, and a's next rows on their way: rows of b in blocks of NR at a time.

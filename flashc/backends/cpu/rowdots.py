@@ -6,6 +6,7 @@ The rows' axes lie row-major beside each other in every value, so that all of th
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flashc.backends.cpu.frame import Place, Printer
@@ -18,7 +19,7 @@ from flashc.ir.scalar import Coord, Fetch, walk
 
 
 def emit_row_dot(p: Printer, dot: Dot, atom: Atom, scope: Scope) -> None:
-    """Rows beyond a partial tile are computed too: their operands are zero, and nobody stores them."""
+    """Rows are left out where they end a partial tile; others without a coordinate are computed and never stored."""
     lane = atom.lane
     assert lane is not None and dot.out.layout is not None
     across = lane in dot.over
@@ -31,7 +32,7 @@ def emit_row_dot(p: Printer, dot: Dot, atom: Atom, scope: Scope) -> None:
         block=f"{atom.unit}, {int_text(atom.m)}, {int_text(atom.n)}, {p.ahead.get(step, 0)}",
         stream=f"{a.pointer}, {a.strides[step]}",
         rows=f"{b.pointer}, {_row_stride(b, rows)}",
-        count=math.prod(p.tile(x, scope) for x in rows),
+        count=_count(p, rows, scope),
         over=p.counts[dot.over[0]],
     )
     if across:
@@ -42,7 +43,7 @@ def emit_row_dot(p: Printer, dot: Dot, atom: Atom, scope: Scope) -> None:
         return
     p.open("")
     _done(p, dot, lane, rows, scope)
-    _along(p, dot, call, p.tile(lane, scope), weights=dot.zero_skips and dot.a == other)
+    _along(p, dot, call, scope, weights=dot.zero_skips and dot.a == other)
     p.close()
 
 
@@ -53,19 +54,28 @@ class _Call:
     block: str
     stream: str
     rows: str
-    count: int
+    count: str
     over: str
 
 
-def _along(p: Printer, dot: Dot, call: _Call, width: int, *, weights: bool) -> None:
-    vectors, done = -(-width // p.width), f"{dot.out.name}_done"
-    depth = dot.atom.k if dot.atom else 1
+def _count(p: Printer, rows: Sequence[str], scope: Scope) -> str:
+    """The valid ones of the outermost axis, and of the others all."""
+    if not rows:
+        return "1"
+    inner = math.prod(p.tile(x, scope) for x in rows[1:])
+    return p.counts[rows[0]] if inner == 1 else f"{p.counts[rows[0]]} * {inner}"
+
+
+def _along(p: Printer, dot: Dot, call: _Call, scope: Scope, *, weights: bool) -> None:
+    assert dot.atom is not None and dot.atom.lane is not None
+    lane, depth, done = dot.atom.lane, dot.atom.k, f"{dot.out.name}_done"
+    vectors = p.vectors(lane, scope)
     operands = f"{call.stream}, {call.rows}, {depth}, {call.over}"
     fast = f"dot_stream<{call.block}>({operands}, {call.count}, {vectors}, {done});"
     if not weights:
         p.line(fast)
         return
-    p.line(f"if (all_finite_rows({call.stream}, {call.over}, {width}))")
+    p.line(f"if (all_finite_rows({call.stream}, {call.over}, {p.tile(lane, scope)}))")
     p.line(f"  {fast}")
     p.line("else")
     p.line(f"  stream_skipping({call.stream}, {call.rows}, {call.over}, {call.count}, {vectors}, {done});")

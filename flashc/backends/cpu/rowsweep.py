@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flashc.backends.cpu.frame import Printer
-from flashc.backends.cpu.scalars import Text, as_kind, as_vector, int_text, scalar_text
+from flashc.backends.cpu.scalars import as_kind, as_vector, scalar_text
 from flashc.backends.cpu.sweep import COMBINE, IDENTITY, PART, Sweep
 from flashc.errors import UnsupportedError
 from flashc.ir.analysis import operands
@@ -26,16 +26,6 @@ def sweeps_rows(p: Printer, group: Sequence[Map | Reduce]) -> bool:
     return any(_lane_of(p, n) is None for s in group for n in (s.out.name, *operands(s)) if n in p.values)
 
 
-class _RowSweep(Sweep):
-    """Coordinates of rows are clamped: a tile's last rows may lie beyond the axis."""
-
-    def coordinate(self, axis: str) -> Text:
-        text = super().coordinate(axis)
-        if axis == self.p.lane or axis not in self.p.partial:
-            return text
-        return Text(f"vmin({text.code}, (int32_t)({int_text(self.scope[axis].extent - 1)}))", "int", False)
-
-
 def emit_row_sweep(p: Printer, group: Sequence[Map | Reduce], stored: set[str], scope: Scope) -> None:
     """Print one group (see passes.fuse); ``stored`` values go to buffers."""
     axes = space(group[0])
@@ -46,10 +36,10 @@ def emit_row_sweep(p: Printer, group: Sequence[Map | Reduce], stored: set[str], 
             raise UnsupportedError(f"cpu: {stmt.out.name} folds {stmt.source} along {stmt.over}, one of its rows")
     rows = [a.name for a in p.program.axes if a.name in axes and a.name != lane]
     for row in rows:
-        p.open(f"for (long {row} = 0; {row} < {p.tile(row, scope)}; ++{row})")
+        p.open(f"for (long {row} = 0; {row} < {p.counts[row]}; ++{row})")
     if not rows:
         p.open("")
-    sweep = _RowSweep(p, scope, dict(zip(rows, rows, strict=True)))
+    sweep = Sweep(p, scope, dict(zip(rows, rows, strict=True)))
     _preload(p, group, sweep, vectors=False)
     if lane:
         _vectors(p, group, stored, sweep, lane)
@@ -79,8 +69,7 @@ def _vectors(p: Printer, group: Sequence[Map | Reduce], stored: set[str], sweep:
     for fold in folds:
         p.line(f"vf {fold.out.name}_r[UNROLL];")
         p.line(f"std::fill_n({fold.out.name}_r, UNROLL, splat({IDENTITY[fold.op]}));")
-    vectors = -(-p.tile(lane, sweep.scope) // p.width)
-    p.open(f"for_rows({vectors}, [&](long {lane}_v, {PART}) INLINE_LAMBDA")
+    p.open(f"for_rows({p.vectors(lane, sweep.scope)}, [&](long {lane}_v, {PART}) INLINE_LAMBDA")
     inner = sweep.at_row(lane, f"{lane}_v")
     _preload(p, group, inner, vectors=True)
     for stmt in group:

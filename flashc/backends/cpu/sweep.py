@@ -122,8 +122,7 @@ def emit_sweep(p: Printer, group: Sequence[Map | Reduce], stored: set[str], scop
     rows = sorted(axes - {lane})
     if lane not in axes or len(rows) > 1:
         raise UnsupportedError(f"cpu: a sweep over {sorted(axes)} needs the lane axis {lane} and at most one more")
-    vectors = p.tile(lane, scope) // p.width
-    p.open(f"for (int {lane}_v = 0; {lane}_v < {vectors}; ++{lane}_v)")
+    p.open(f"for (int {lane}_v = 0, {lane}_vs = {p.vectors(lane, scope)}; {lane}_v < {lane}_vs; ++{lane}_v)")
     sweep = Sweep(p, scope, {lane: f"{lane}_v"})
     sweep.stored = stored
     _preload(p, group, sweep, set())

@@ -9,13 +9,14 @@ from flashc.autotune.problem import Constraint
 from flashc.backends.base import Built, Executable, Invocation, matrix_dots
 from flashc.backends.triton import build, place, resources, run, source
 from flashc.hwmodels.model import Device
-from flashc.ir.intexpr import IntExpr
+from flashc.ir.analysis import Pad
 from flashc.ir.nodes import Program
 
 
 class TritonBackend:
     name = "triton"
     kinds = ("gpu",)
+    pad = Pad(place.padded)
     interpret_device = "a100_sxm_80gb"  # whose tiles `interpret` is shown with
 
     def missing(self, device: Device) -> str | None:
@@ -33,9 +34,6 @@ class TritonBackend:
 
     def constraints(self, placed: Program, device: Device) -> tuple[Constraint, ...]:
         return (*matrix_dots(placed, self.name), *resources.constraints(placed, device))
-
-    def padded(self, axis: str, extent: IntExpr) -> IntExpr:
-        return place.padded(axis, extent)
 
     def emit(self, bound: Program, device: Device) -> str:
         return source.emit(bound, device.title)
