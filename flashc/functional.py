@@ -82,7 +82,7 @@ _repeats = Repeats()
 def _key(arrays: Sequence[Any], *options: Any) -> Hashable:
     """What identifies a call that can be repeated; None where an argument is no array or an option no plain value."""
     try:
-        key = (options, *[signature(a) for a in arrays])
+        key = (options, *map(signature, arrays))
         hash(key)
     except (AttributeError, TypeError):
         return None

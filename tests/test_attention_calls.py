@@ -288,3 +288,29 @@ print("done")
 @needs_two_cpus
 def test_a_fork_while_other_threads_are_in_kernels() -> None:
     assert python(FORK_WHILE_BUSY) == "done"
+
+
+SHARED = """
+import torch
+from flashc.backends.cpu.run import shares_openmp
+torch.set_num_threads(1)
+expected = call()  # compiles; on one thread
+torch.set_num_threads(2)
+x = torch.randn(500, 500)
+x @ x  # starts OpenMP's threads
+print(shares_openmp(), started())
+"""
+
+
+@needs_two_cpus
+@pytest.mark.parametrize(("policy", "more"), [("active", 0), ("passive", 1)])
+def test_threads_of_openmp_work_while_they_spin(policy: str, more: int) -> None:
+    """Where they sleep between regions, a pool of our own does."""
+    assert python(SHARED, OMP_WAIT_POLICY=policy) == f"True {more}"
+
+
+@needs_two_cpus
+@pytest.mark.parametrize("policy", ["active", "passive"])
+def test_a_forked_child_leaves_openmp_alone(policy: str) -> None:
+    """Its threads stay in the parent; a parallel region in the child would wait for them for ever."""
+    assert python(SHARED + FORK, OMP_WAIT_POLICY=policy).endswith("done")

@@ -117,9 +117,13 @@ class _Model:
         busy = named.name("busy", self._core(times))
         core = named.name("core", busy + self._stall(busy))
         span = named.name("span", _makespan(core, self.tasks, self.device.cores))
-        launch = int(self.device.launch_overhead_us * 1_000_000)
         hidden = imin(span, memory) // (self._ahead() + PARTS) * PARTS
-        return named.close(imax(span, memory) + hidden + launch)
+        return named.close(imax(span, memory) + hidden + self._launch())
+
+    def _launch(self) -> IntExpr:
+        """A CPU that has one task only does not fork."""
+        overhead = Const(int(self.device.launch_overhead_us * 1_000_000))
+        return overhead * imin(ONE, self.tasks.count - 1) if self.style.out_of_order else overhead
 
     def _ahead(self) -> IntExpr:
         """Streams, in PARTS-ths, beside which memory works. On a CPU that loads ahead by choice, misses add up with

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
@@ -19,6 +18,8 @@ from flashc.ir.nodes import Program
 
 KEPT = 4096  # signatures of one kernel; when there are more, all are worked out anew
 
+Repeat = Callable[[Sequence[Any]], tuple[Any, ...]]
+"""A call by addresses: the results, from other arguments of the same signatures."""
 Source = Callable[[Sequence[Any]], Any]
 Pick = Callable[[Sequence[Any]], tuple[Any, ...]]
 
@@ -29,26 +30,6 @@ def signature(value: Any) -> Hashable:
         return value.shape, value.strides, value.dtype, value.flags.num
     layout = value.is_contiguous() or (value.stride(), value.is_neg())
     return value.shape, layout, value.dtype, value.is_cpu or value.device, value.requires_grad, type(value)
-
-
-@dataclass(frozen=True, slots=True)
-class Repeat:
-    """A call by addresses.
-
-    ``made``: the tensors that are not arguments, from the arguments. ``order`` takes the program's tensors from the
-    arguments and those made; ``outputs`` takes the results from the former.
-    """
-
-    prepared: Prepared
-    made: tuple[Source, ...]
-    order: Pick
-    outputs: Pick
-    address: Callable[[Any], int]
-
-    def __call__(self, arguments: Sequence[Any]) -> tuple[Any, ...]:
-        tensors = self.order((*arguments, *[make(arguments) for make in self.made]))
-        self.prepared(map(self.address, tensors))
-        return self.outputs(tensors)
 
 
 def repeat_of(
@@ -63,13 +44,33 @@ def repeat_of(
         return None
     others = [t.name for t in program.tensors if t.name not in names]
     position = {name: n for n, name in enumerate((*names, *others))}
-    return Repeat(
+    return _repeat(
         executable.prepare(call),
         tuple(_source(program, name, call, arguments) for name in others),
         _picking([position[t.name] for t in program.tensors]),
-        _picking([n for n, t in enumerate(program.tensors) if t.role == "out"]),
+        _picking([position[t.name] for t in program.tensors if t.role == "out"]),
         _numpy_address if kind is np.ndarray else kind.data_ptr,
     )
+
+
+def _repeat(
+    prepared: Prepared, made: Sequence[Source], order: Pick, outputs: Pick, address: Callable[[Any], int]
+) -> Repeat:
+    """``made``: the tensors that are not arguments, from the arguments. Of the arguments and those made ``order`` takes
+    the program's tensors, ``outputs`` the results."""
+
+    def repeat(arguments: Sequence[Any]) -> tuple[Any, ...]:
+        tensors = (*arguments, *[make(arguments) for make in made])
+        prepared(map(address, order(tensors)))
+        return outputs(tensors)
+
+    def repeat_with_one(arguments: Sequence[Any]) -> tuple[Any, ...]:
+        tensors = (*arguments, make(arguments))
+        prepared(map(address, order(tensors)))
+        return outputs(tensors)
+
+    make = made[0] if made else None
+    return repeat_with_one if len(made) == 1 else repeat
 
 
 def _picking(positions: Sequence[int]) -> Pick:

@@ -97,11 +97,11 @@ class Kernel:
         if named or out is not None:
             names, values = self._named(args, named, out)
         try:
-            key: Any = (names, *[signature(v) for v in values])
+            key: Any = (names, *map(signature, values))
         except AttributeError:  # a list, a number: converted, or refused with its name
             key = None
         repeat = self._repeats.get(key)
-        results = repeat(values) if repeat is not None else self._first_call(key, args, named, out)
+        results = repeat(values) if repeat else self._first_call(key, args, named, out)
         return results[0] if len(results) == 1 else results
 
     def _named(self, args: tuple[Any, ...], named: dict[str, Any], out: Any) -> tuple[tuple[str, ...], tuple[Any, ...]]:

@@ -99,6 +99,15 @@ def threads() -> int:
     return max(1, min(allowed_cores(), int(wanted))) if wanted.isdigit() else allowed_cores()
 
 
+def _thread_count() -> Callable[[], int]:
+    """``threads``, faster where torch is imported already."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return threads
+    asked, allowed = torch.get_num_threads, allowed_cores()
+    return lambda: asked() if asked() < allowed else allowed
+
+
 class CpuExecutable:
     """A loaded program. Calls may come from several threads; each has its own array of addresses."""
 
@@ -125,11 +134,11 @@ class CpuExecutable:
 
 
 def _prepared(run: Callable[..., None], pack: Callable[..., bytes], fixed: _Call, kept: Sequence[Any]) -> Prepared:
-    at = ctypes.addressof(fixed)
+    at, count = ctypes.addressof(fixed), _thread_count()
     shares_openmp()
 
     def call(addresses: Iterable[int], _alive: Any = (fixed, kept)) -> None:
-        run(pack(at, threads(), *addresses))
+        run(pack(at, count(), *addresses))
 
     return call
 
