@@ -193,7 +193,7 @@ def plan(problem: Problem, domains: dict[str, Domain]) -> tuple[Step, ...]:
     def choose(left: list[str], waiting: Open) -> str:
         return min(left, key=lambda name: _cost(domains[name], name, waiting.values()))
 
-    return _steps(problem, list(problem.names), choose)
+    return _steps(problem, domains, list(problem.names), choose)
 
 
 def plan_in_order(problem: Problem, domains: dict[str, Domain]) -> tuple[Step, ...]:
@@ -204,10 +204,13 @@ def plan_in_order(problem: Problem, domains: dict[str, Domain]) -> tuple[Step, .
         determined = [name for name in left if domains[name].size == 1 or frozenset({name}) in equal]
         return (determined or left)[0]
 
-    return _steps(problem, [name for name, _ in problem.ranking()], choose)
+    return _steps(problem, domains, [name for name, _ in problem.ranking()], choose)
 
 
-def _steps(problem: Problem, left: list[str], choose: Callable[[list[str], Open], str]) -> tuple[Step, ...]:
+def _steps(
+    problem: Problem, domains: dict[str, Domain], left: list[str], choose: Callable[[list[str], Open], str]
+) -> tuple[Step, ...]:
+    """Steps for the variables ``left``, in the order that ``choose`` gives. A lone value rules out nothing."""
     waiting = {part: part.symbols() for part in problem.constraints}
     steps: list[Step] = []
     while left:
@@ -217,7 +220,7 @@ def _steps(problem: Problem, left: list[str], choose: Callable[[list[str], Open]
         waiting = {part: names - {name} for part, names in waiting.items()}
         complete = tuple(part for part in touched if not waiting[part])
         partial = tuple(part for part in touched if waiting[part] and not _costly(part))
-        steps.append(Step(name, complete, partial))
+        steps.append(Step(name, complete, partial if domains[name].size > 1 else ()))
     return tuple(steps)
 
 
