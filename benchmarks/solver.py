@@ -23,42 +23,43 @@ REPEATS = 5
 
 HEAD = """# FlashRNN's tilings in our solver
 
-Written by `python benchmarks/solver.py > docs/flashrnn_solver.md`. FlashRNN (arXiv 2412.07752) chooses the tiles of its fused
-kernel with a solver of its own, ConstrINT: 14 lines of constraints for each pass, no objective, the first point in a fixed
-order of the variables. [flashrnn_forward.cst](../tests/data/flashrnn_forward.cst) and
-[flashrnn_backward.cst](../tests/data/flashrnn_backward.cst) are these lines in our constraint language. The answers are
-ConstrINT's (tests/test_constrint.py holds them); it took 5 to 106 s for both passes together.
+Written by `python benchmarks/solver.py > docs/flashrnn_solver.md`. FlashRNN (arXiv 2412.07752) chooses the tiles of its
+fused kernel with a solver of its own, ConstrINT: 14 lines of constraints for each pass, no objective, the first point
+in a fixed order of the variables. [flashrnn_forward.cst](../tests/data/flashrnn_forward.cst) and
+[flashrnn_backward.cst](../tests/data/flashrnn_backward.cst) are these lines in our constraint language. Both solvers
+give the same answers ([test_constrint.py](../tests/test_constrint.py)); ConstrINT took 3 to 106 s for both passes
+together where there is a tiling.
 
 | B, N, D | on | pass | blocks | Q | proof | rows | ms |
 |---|---|---|---|---|---|---|---|
 """
 
 TAIL = """
-B: rows of the batch; N: heads; D: units of a head; blocks: of a launch; Q: fragments of R that a warp keeps in registers;
-proof: who ruled out everything that comes before the answer, or everything (propagation: bounds and divisibility alone);
-rows: partial assignments looked at; ms: median of {repeats} solutions, problem given as expressions, one core of a shared
-machine.
+B: rows of the batch; N: heads; D: units of a head; blocks: of a launch; Q: fragments of R that a warp keeps in
+registers; proof: who ruled out all that comes before the answer, or everything (propagation: bounds and divisibility
+alone); rows: partial assignments looked at; ms: median of {repeats} solutions on one core of a shared machine.
 
-- **Largest head.** bf16, batch 8, one head, 132 SMs: 2688. It has exactly one forward tiling, and none of 2704, 2720 ... 3072 has
-  one; a test compares all tilings with plain loops over divisors.
-- **2560** has 2 tilings when Q, the fragments in registers, is left out, which is how they were counted before, and 16 points
-  with it (3 and 13 values of Q). Our solver lists the points.
-- **100** is infeasible because K is cut into tiles of 16; for batch 8 the backward pass needs D % 32 == 0.
+- **Largest head.** bf16, batch 8, one head, 132 SMs: 2688. It has exactly one forward tiling, and none of 2704, 2720
+  ... 3072 has one. A test compares all tilings of some heads with plain loops over divisors.
+- **2560** has 2 tilings when Q is left out, which is how they were counted before, and 16 points with it (3 and 13
+  values of Q). Our solver lists the points.
+- **100** is infeasible because K is cut into tiles of 16; for batch 8 the backward pass needs D % 32 == 0. ConstrINT
+  solves both passes together, so 80, 48 and 1008 have no answer there though the forward pass alone has tilings.
 
-## What a search in order saves
+## How
 
-There is nothing to minimise, so the answer is the first point in FlashRNN's order. The solver walks the values in that order
-and drops what comes after the point it has. Enumerating all solutions instead looks at 50 to 80 times as many rows for one
-head of 768 and batch 64 or more, and CP-SAT takes 0.1 to 0.6 s for the same answers. Both remain as cross-checks.
+There is nothing to minimise, so the answer is the first point in FlashRNN's order. The solver walks the values in that
+order and drops what comes after the point it has. To enumerate all solutions looks at up to 95 times as many rows
+(batch 256), and CP-SAT takes 0.1 to 0.6 s for the same answers. Both remain as cross-checks.
 
-Naming a minimal conflict for the infeasible heads takes seconds: it solves the problem again without each line, and the
-relaxed problems are larger than the whole.
+Naming a minimal conflict for the infeasible heads still takes seconds: the problem is solved again without each line,
+and those relaxed problems are larger than the whole.
 
 ## Beside lines derived from a program
 
-FlashRNN writes these lines by hand beside its kernel, and they leave things out that the kernel has: the gate loop Lg in the
-registers of a block's share of R, registers of the states and the bias, occupancy above one block per SM, alignment. We have
-no recurrent tile program yet; when there is one, its lines come from the program, and this section will compare the two.
+FlashRNN writes its lines by hand beside its kernel, and they leave out what the kernel has: the gate loop Lg in the
+registers of a block's share of R, registers of the states and the bias, occupancy above one block per SM, alignment.
+There is no recurrent tile program here yet whose own lines could be set beside these.
 """
 
 

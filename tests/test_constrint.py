@@ -11,7 +11,6 @@ from flashrnn_cases import ROWS, Row, blocks, problems, tiling
 from flashc.autotune import parse_problem, propagate, solve
 
 
-
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.batch}x{row.heads}x{row.size} {row.where}")
 def test_answers_of_flashrnn_s_solver(row: Row) -> None:
     """Both passes: feasible or not, blocks of the launch, and fragments in registers where they are known."""
@@ -77,7 +76,7 @@ def test_every_forward_tiling_is_found(batch: int, heads: int, size: int) -> Non
     [(16, 48, 16, 178, 178), (8, 1, 2560, 2, 16), (8, 1, 2688, 1, 1), (8, 1, 3072, 0, 0)],
 )
 def test_numbers_of_tilings(batch: int, heads: int, size: int, tilings: int, points: int) -> None:
-    """The counts known from elsewhere leave out how many fragments (Q) are kept in registers: 2560 has 2 tilings, 16 points."""
+    """Known counts leave out how many fragments (Q) are kept in registers: 2560 has 2 tilings, 16 points."""
     found = solve(tiling("forward", batch, heads, size), k=10**6, engine="enumerate").best
     assert len(found) == points
     assert len({tuple(value for name, value in point.items() if name != "Q") for point in found}) == tilings

@@ -1,7 +1,7 @@
 """Checks certificates of recurrent weights: that each step needs all of the state before it, and the numbers.
 
-The certificate names, for each product of weights and a state, the statements that lead from an element of the state back
-to the sum it is computed from. They are followed here again, subscript by subscript. Standard library only.
+The certificate names, for each product of weights and a state, the statements that lead from an element of the state
+back to the sum it is computed from. They are followed here again, subscript by subscript. Standard library only.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ each element of the next, and the whole of U times h[t] by the whole state h[t +
 
     Claim: loads >= W + (ceil(T / 2) - 1) max(0, W - M) for T steps and W bytes of weights.
 
-Before the first product of step t + 2 some h[t + 2, b, k] is computed, hence all of h[t + 1], hence every product of step
-t has been made. The moments of the first products of steps 0, 2, 4, ... thus cut a run into intervals, and in each of
-them every weight is an operand. At most M bytes of weights are resident at its beginning, none at the first.
+Before the first product of step t + 2 some h[t + 2, b, k] is computed, hence all of h[t + 1], hence every product of
+step t has been made. The moments of the first products of steps 0, 2, 4, ... thus cut a run into intervals, and in each
+of them every weight is an operand. At most M bytes of weights are resident at its beginning, none at the first.
 
 Products may be made again, sums taken in any order. "Every step" in place of every other is false: with the rows of U
 taken upwards, h[t + 1, b, k] is ready when a row i > k is loaded, and U[i, k] serves steps t and t + 1; downwards, the
@@ -27,16 +27,17 @@ from typing import Any
 
 from flashc.iomodel.accesses import linear
 from flashc.iomodel.bound import Env, Json, Moved
+from flashc.iomodel.capacity import ORDER
 from flashc.iomodel.compulsory import Elements, stored
 from flashc.iomodel.derive import described, reference_text, statement_text
 from flashc.iomodel.monomial import fast_symbol, positive
 from flashc.iomodel.statements import Cascade, Index, Reference, Statement
 from flashc.ir.intexpr import Const, IntExpr, add, ceil_div, mul
 
-ORDER = "every operation is done (no Strassen), sums in any order"
 APART = "no product of a step is made before the whole state that the step reads is computed"
 Place = tuple[str, int]
 """One subscript: an index and a number that is added to it."""
+Hops = tuple[tuple[Statement, Reference], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Product:
     time: str
     state: Reference
     weights: tuple[Reference, ...]
-    hops: tuple[tuple[Statement, Reference], ...]
+    hops: Hops
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +120,8 @@ def resident_bounds(cascade: Cascade) -> Iterator[ResidentWeights]:
     if found:
         names = ", ".join(p.statement.name for layer in found for p in layer.products)
         context = described(cascade, {a.name: a.storage or a.name for a in cascade.arrays})
-        for rule, assumed, stride in ((f"weights {names}", (ORDER,), 2), (f"weights {names}, steps apart", (ORDER, APART), 1)):
-            yield ResidentWeights(rule, assumed, found, stride, stored(cascade), context)
+        yield ResidentWeights(f"weights {names}", (ORDER,), found, 2, stored(cascade), context)
+        yield ResidentWeights(f"weights {names}, steps apart", (ORDER, APART), found, 1, stored(cascade), context)
 
 
 def _layers(cascade: Cascade) -> Iterator[Layer]:
@@ -158,7 +159,8 @@ def _frame(product: Product) -> Any:
     """What products of one layer have in common: the state, its ranges, and which of its subscripts are heads."""
     places, of = _places(product.state, product.statement), {i.name: i for i in product.statement.indices}
     heads = set(_names(product.weights[0])) & _rows(product)
-    shape = tuple((at, of[n].lower, of[n].upper, n == product.time, n in heads, n in _rows(product)) for n, at in places or ())
+    rows = _rows(product)
+    shape = [(at, of[n].lower, of[n].upper, n == product.time, n in heads, n in rows) for n, at in places or ()]
     return product.state.array, shape
 
 
@@ -189,17 +191,15 @@ def _weights(cascade: Cascade, statement: Statement, state: Reference, time: str
     return tuple(found)
 
 
-def _back(
-    cascade: Cascade, statement: Statement, state: Reference, time: str
-) -> tuple[tuple[Statement, Reference], ...] | None:
+def _back(cascade: Cascade, statement: Statement, state: Reference, time: str) -> Hops | None:
     """From what a product reads back to the sum that an earlier step of it computes; None if that is not one step.
 
     Only element by element, through statements that alone write their array, over the same ranges and times.
     """
     ranges = {i.name: i for i in statement.indices}
     start = _places(state, statement)
-    pending = [(state.array, tuple(start or ()), ())] if start else []
-    seen = set()
+    pending: list[tuple[str, tuple[Place, ...], Hops]] = [(state.array, start, ())] if start else []
+    seen: set[tuple[str, tuple[Place, ...]]] = set()
     while pending:
         array, places, hops = pending.pop(0)
         writer = _computed(cascade, array)
@@ -257,7 +257,8 @@ def _computed(cascade: Cascade, array: str) -> Statement | None:
 
 def _box(statement: Statement) -> bool:
     names = {i.name for i in statement.indices}
-    return statement.count is None and not any((i.lower.symbols() | i.upper.symbols()) & names for i in statement.indices)
+    bounds = [b.symbols() for i in statement.indices for b in (i.lower, i.upper)]
+    return statement.count is None and not any(symbols & names for symbols in bounds)
 
 
 def _places(reference: Reference, statement: Statement) -> tuple[Place, ...] | None:
