@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
+from pathlib import Path
 
 import pytest
-from flashrnn_cases import ROWS, Row, blocks, problems, tiling
+from flashrnn_cases import DIRECTIONS, ROWS, Row, blocks, problems, tiling
 
 from flashc.autotune import parse_problem, propagate, solve
 
@@ -19,6 +20,16 @@ def test_answers_of_flashrnn_s_solver(row: Row) -> None:
     assert all(answer.status in ("optimal", "infeasible") for answer in answers)
     if row.fragments is not None:
         assert tuple(answer.best[0]["Q"] for answer in answers) == row.fragments
+
+
+def test_the_document_shows_these_answers() -> None:
+    lines = (Path(__file__).parent.parent / "docs" / "flashrnn_solver.md").read_text(encoding="utf-8").splitlines()
+    shown = [[cell.strip() for cell in line.split("|")[1:5]] for line in lines if line.startswith("| ")][1:]
+    assert shown == [
+        [f"{row.batch}, {row.heads}, {row.size}", row.where, direction, "none" if number is None else str(number)]
+        for row in ROWS
+        for direction, number in zip(DIRECTIONS, row.blocks, strict=True)
+    ], "run: python benchmarks/solver.py > docs/flashrnn_solver.md"
 
 
 def test_largest_head_is_2688() -> None:
