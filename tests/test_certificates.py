@@ -94,8 +94,9 @@ def changed(certificate: Json, path: tuple[Any, ...]) -> Json:
 
 # What is computed is the claim's subject, not part of its proof: of another program another claim may hold as well.
 SUBJECT = ({"arrays", "statements", "sizes", "fast_bytes"}, {"name"})
-TESTED = ["matmul", "mixed_widths", "mttkrp3", "syrk", "cholesky", "conv2d", "2mm", "gate_up", "jacobi2d", "matvec"]
-TESTED += ["lstm"]
+TESTED = [
+    "matmul", "mixed_widths", "mttkrp3", "syrk", "cholesky", "conv2d", "2mm", "gate_up", "jacobi2d", "matvec", "lstm",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", TESTED)

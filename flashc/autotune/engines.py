@@ -116,12 +116,13 @@ def _decomposed(problem: Problem, domains: dict[str, Domain], k: int, budget: Bu
 
 
 def _searched(problem: Problem, domains: dict[str, Domain], k: int, budget: Budget) -> Outcome | None:
-    """The first k points in order; None where that takes too many rows."""
+    """The first k points in order; None where that takes too many rows. Out of time: the best of those seen."""
     found = Best(problem, k)
     try:
         enumerate.first(found, domains, budget)
     except BudgetError:
-        return None
+        seen = found.assignments() if budget.expired() else ()
+        return Outcome(seen, False, "search", budget.rows_used) if seen else None
     return Outcome(found.assignments(), True, "search", budget.rows_used)
 
 

@@ -22,7 +22,7 @@ Heads and layers have weights of their own: their loads add up, each with all of
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flashc.iomodel.accesses import linear
@@ -135,7 +135,7 @@ def _layers(cascade: Cascade) -> Iterator[Layer]:
         for member in members:
             own = tuple(w for w in member.weights if w.array not in counted)
             counted |= {w.array for w in own}
-            fresh += [Product(member.statement, member.time, member.state, own, member.hops)] if own else []
+            fresh += [replace(member, weights=own)] if own else []
         if fresh:
             yield _layer(cascade, fresh)
 
