@@ -23,7 +23,7 @@ from flashc.iomodel.checker import check
 ROOT = Path(flashc.__file__).parent.parent
 WORKLOADS = sorted((ROOT / "examples").glob("*.yaml"))
 SCHEMA = json.loads((ROOT / "docs/schema/certificate.schema.json").read_text())
-CHECKERS = ("checker", "checker_text", "checker_values", "checker_instance", "checker_attention")
+CHECKERS = ("checker", "checker_text", "checker_values", "checker_instance", "checker_attention", "checker_resident")
 Json = dict[str, Any]
 
 
@@ -94,7 +94,9 @@ def changed(certificate: Json, path: tuple[Any, ...]) -> Json:
 
 # What is computed is the claim's subject, not part of its proof: of another program another claim may hold as well.
 SUBJECT = ({"arrays", "statements", "sizes", "fast_bytes"}, {"name"})
-TESTED = ["matmul", "mixed_widths", "mttkrp3", "syrk", "cholesky", "conv2d", "2mm", "gate_up", "jacobi2d", "matvec"]
+TESTED = [
+    "matmul", "mixed_widths", "mttkrp3", "syrk", "cholesky", "conv2d", "2mm", "gate_up", "jacobi2d", "matvec", "lstm",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", TESTED)

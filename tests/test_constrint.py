@@ -2,95 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
+from flashrnn_cases import DIRECTIONS, ROWS, Row, blocks, problems, tiling
 
-from flashc.autotune import Problem, parse_problem, propagate, solve
-
-DATA = Path(__file__).parent / "data"
-H100 = {"SMs": 132, "threads_per_block": 1024, "registers_per_block": 131072, "smem_per_block": 227000}
-BF16 = {"s": 2, "a": 4, "TK": 16, "pad": 8}
-FP32 = {"s": 4, "a": 4, "TK": 8, "pad": 8, "registers_per_block": 65536}
-A100 = {"SMs": 108, "smem_per_block": 165888}
-SMALL_GPU = {"SMs": 46, "smem_per_block": 100352}
+from flashc.autotune import parse_problem, propagate, solve
 
 
-def tiling(direction: str, batch: int, heads: int, size: int, **changes: int) -> Problem:
-    """FlashRNN's problem for one pass, with the order in which it prefers tilings."""
-    along = {"forward": "g", "backward": "h"}[direction]
-    text = (DATA / f"flashrnn_{direction}.cst").read_text(encoding="utf-8")
-    given = {"B": batch, "N": heads, "D": size, "G": 4, **H100, **BF16, **changes}
-    if given["s"] == 4:
-        text += ";\nonly_square_tiles: TB == 16"
-    return parse_problem(
-        text,
-        given=given,
-        tie_break=(
-            ("TB", "largest"),
-            ("Mh", "largest"),
-            (f"C{along}", "largest"),
-            ("Ck", "smallest"),
-            ("Cb", "largest"),
-            ("Lb", "largest"),
-            (f"L{along}", "smallest"),
-            ("Wk", "largest"),
-            ("Wb", "largest"),
-            ("Q", "largest"),
-        ),
-    )
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.batch}x{row.heads}x{row.size} {row.where}")
+def test_answers_of_flashrnn_s_solver(row: Row) -> None:
+    """Both passes: feasible or not, blocks of the launch, and fragments in registers where they are known."""
+    answers = [solve(problem) for problem in problems(row)]
+    assert tuple(blocks(a.best[0]) if a.best else None for a in answers) == row.blocks
+    assert all(answer.status in ("optimal", "infeasible") for answer in answers)
+    if row.fragments is not None:
+        assert tuple(answer.best[0]["Q"] for answer in answers) == row.fragments
 
 
-def blocks_and_fragments(direction: str, *shape: int, **changes: int) -> tuple[int, int]:
-    point = solve(tiling(direction, *shape, **changes)).require()
-    along = point["Cg"] if direction == "forward" else point["Ch"]
-    return along * point["Ck"] * point["Cb"] * point["Mh"], point["Q"]
-
-
-@pytest.mark.parametrize(
-    ("shape", "forward", "backward"),
-    [
-        ((16, 48, 16), (96, 1), (48, 1)),
-        ((16, 24, 32), (96, 1), (48, 1)),
-        ((16, 12, 64), (96, 1), (48, 2)),
-        ((16, 6, 128), (96, 2), (48, 4)),
-        ((16, 3, 256), (96, 4), (48, 8)),
-        ((16, 1, 768), (96, 12), (48, 24)),
-    ],
-)
-def test_headline_shapes_get_the_published_blocks_and_fragments(
-    shape: tuple[int, int, int], forward: tuple[int, int], backward: tuple[int, int]
-) -> None:
-    assert blocks_and_fragments("forward", *shape) == forward
-    assert blocks_and_fragments("backward", *shape) == backward
-
-
-@pytest.mark.parametrize(
-    ("shape", "changes", "blocks"),
-    [
-        ((8, 1, 768), {}, (96, 24)),
-        ((32, 1, 768), {}, (128, 96)),
-        ((256, 1, 768), {}, (128, 96)),
-        ((64, 4, 512), {}, (128, 128)),
-        ((8, 1, 1024), {}, (128, 32)),
-        ((8, 1, 1536), {}, (96, 48)),
-        ((8, 1, 2048), {}, (128, 128)),
-        ((8, 1, 2560), {}, (128, 128)),
-        ((8, 1, 2688), {}, (126, 126)),
-        ((16, 1, 2688), {}, (126, 126)),
-        ((16, 1, 768), FP32, (96, 48)),
-        ((16, 1, 1536), FP32, (128, 96)),
-        ((16, 1, 768), A100, (96, 48)),
-        ((16, 1, 768), SMALL_GPU, (32, 24)),
-        ((16, 1, 768), {"G": 1}, (48, 48)),
-        ((16, 1, 768), {"G": 3}, (72, 48)),
-    ],
-)
-def test_other_shapes_get_the_published_number_of_blocks(
-    shape: tuple[int, int, int], changes: dict[str, int], blocks: tuple[int, int]
-) -> None:
-    assert blocks_and_fragments("forward", *shape, **changes)[0] == blocks[0]
-    assert blocks_and_fragments("backward", *shape, **changes)[0] == blocks[1]
+def test_the_document_shows_these_answers() -> None:
+    lines = (Path(__file__).parent.parent / "docs" / "flashrnn_solver.md").read_text(encoding="utf-8").splitlines()
+    shown = [[cell.strip() for cell in line.split("|")[1:5]] for line in lines if line.startswith("| ")][1:]
+    assert shown == [
+        [f"{row.batch}, {row.heads}, {row.size}", row.where, direction, "none" if number is None else str(number)]
+        for row in ROWS
+        for direction, number in zip(DIRECTIONS, row.blocks, strict=True)
+    ], "run: python benchmarks/solver.py > docs/flashrnn_solver.md"
 
 
 def test_largest_head_is_2688() -> None:
@@ -107,10 +46,6 @@ def test_both_engines_prove_that_larger_heads_do_not_fit(size: int) -> None:
     for direction in ("forward", "backward"):
         for engine in ("enumerate", "cpsat"):
             assert solve(tiling(direction, 8, 1, size), engine=engine).status == "infeasible"
-
-
-def test_fp32_does_not_hold_2048() -> None:
-    assert solve(tiling("forward", 16, 1, 2048, **FP32)).status == "infeasible"
 
 
 @pytest.mark.parametrize(
@@ -136,11 +71,56 @@ def test_why_100_is_infeasible() -> None:
     assert str(conflict) == "k_split: is 100, must be a multiple of 16"
 
 
-@pytest.mark.parametrize(("size", "tilings"), [(16, 178), (3072, 0)])
-def test_number_of_forward_tilings(size: int, tilings: int) -> None:
-    """178 tilings of the headline shape with 48 heads of 16: counted by exhaustive search elsewhere."""
-    heads, batch = (48, 16) if size == 16 else (1, 8)
-    assert solve(tiling("forward", batch, heads, size), engine="enumerate").stats.feasible == tilings
+@pytest.mark.parametrize(
+    ("batch", "heads", "size"), [(16, 48, 16), (8, 1, 1024), (8, 1, 2560), (8, 1, 2688), (8, 1, 3072)]
+)
+def test_every_forward_tiling_is_found(batch: int, heads: int, size: int) -> None:
+    """All tilings, against plain loops over divisors."""
+    answer = solve(tiling("forward", batch, heads, size), k=10**6, engine="enumerate")
+    expected = list(forward_tilings(batch, heads, size))
+    assert answer.stats.feasible == len(expected)
+    assert sorted(tuple(sorted(p.items())) for p in answer.best) == sorted(tuple(sorted(p.items())) for p in expected)
+
+
+@pytest.mark.parametrize(
+    ("batch", "heads", "size", "tilings", "points"),
+    [(16, 48, 16, 178, 178), (8, 1, 2560, 2, 16), (8, 1, 2688, 1, 1), (8, 1, 3072, 0, 0)],
+)
+def test_numbers_of_tilings(batch: int, heads: int, size: int, tilings: int, points: int) -> None:
+    """Known counts leave out how many fragments (Q) are kept in registers: 2560 has 2 tilings, 16 points."""
+    found = solve(tiling("forward", batch, heads, size), k=10**6, engine="enumerate").best
+    assert len(found) == points
+    assert len({tuple(value for name, value in point.items() if name != "Q") for point in found}) == tilings
+
+
+def divisors(number: int) -> list[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+def forward_tilings(batch: int, heads: int, size: int) -> Iterator[dict[str, int]]:
+    """FlashRNN's forward lines in bf16 on 132 SMs, by plain loops (4 gates, tiles of 16 along K)."""
+    fragments = size // 16 if size % 16 == 0 else 0
+    for tile_b, tile_g in ((8, 32), (16, 16), (32, 8)):
+        gates = 4 * size // tile_g if 4 * size % tile_g == 0 else 0
+        rows = batch // tile_b if batch % tile_b == 0 else 0
+        for heads_now, cg, ck, cb in product(*map(divisors, (heads, gates, fragments, rows))):
+            if heads_now * cg * ck * cb > 132:
+                continue
+            loops = (divisors(gates // cg), divisors(fragments // ck), divisors(rows // cb), (1, 2, 3, 4))
+            for lg, wk, wb, lb in product(*loops):
+                warps, rest = divmod(wk * wb * size * 4, cg * lg * tile_g)
+                if rest or warps > 8 or rows % (cb * wb * lb):
+                    continue
+                for q in range(1, size // (ck * wk * 16) + 1):
+                    share = 16 * tile_g * q * warps // wb
+                    registers = share + warps * tile_b * tile_g * lb * 2 + warps * tile_b * 16
+                    weights = 8 * cb * size * size + 64 * size * cb + 64 - 2 * share * cb * cg * ck
+                    results = 4 * wk * ck * (cb * wb * lb) * tile_b * (4 * size + 8 * cg)
+                    if registers <= 131072 and weights + results <= 227000 * cg * ck * cb:
+                        yield {
+                            "TB": tile_b, "TG": tile_g, "Mh": heads_now, "Cg": cg, "Ck": ck, "Cb": cb,
+                            "Wk": wk, "Wb": wb, "W": warps, "Lb": lb, "Lg": lg, "Q": q,
+                        }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -111,9 +111,9 @@ def problems(draw: st.DrawFn) -> Problem:
 
 @settings(deadline=None, max_examples=150)
 @given(problems(), st.integers(1, 4))
-def test_both_engines_return_the_k_best_of_brute_force(problem: Problem, k: int) -> None:
+def test_every_engine_returns_the_k_best_of_brute_force(problem: Problem, k: int) -> None:
     expected = tuple(brute_force(problem)[:k])
-    for engine in ("enumerate", "cpsat"):
+    for engine in ("auto", "enumerate", "cpsat"):
         answer = solve(problem, k=k, engine=engine)
         assert answer.best == expected
         assert answer.status == ("optimal" if expected else "infeasible")
@@ -245,6 +245,27 @@ def test_objective_with_sums_over_many_candidates() -> None:
     assert answer.objectives[0] == busy.evaluate(answer.best[0]) * 7
     assert list(answer.objectives) == sorted(answer.objectives)
     assert "all candidates enumerated" in answer.proof
+
+
+def test_search_in_order_looks_at_few_rows_of_many() -> None:
+    """Of a million solutions the first ones in the order that was asked for; enumeration finds them all."""
+    wide = tuple(Variable(name, Interval(1, 100)) for name in "xyz")
+    problem = Problem(wide, (Constraint("c", X, "<=", Y + 40),), tie_break=(("z", "largest"), ("x", "largest")))
+    found, counted = solve(problem, k=2), solve(problem, k=2, engine="enumerate")
+    assert found.best == counted.best == ({"x": 100, "y": 60, "z": 100}, {"x": 100, "y": 61, "z": 100})
+    assert (found.engine, found.status, found.stats.feasible) == ("search", "optimal", None)
+    assert counted.stats.feasible == 100 * sum(min(100, y + 40) for y in range(1, 101))
+    assert found.stats.candidates is not None
+    assert found.stats.candidates < 30_000
+    assert "everything that comes before was ruled out" in found.proof
+
+
+def test_a_search_that_takes_too_many_rows_is_left_to_the_other_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = attention_tiles()
+    searched = solve(problem, k=3)
+    monkeypatch.setattr(engines, "TRIAL_ROWS", 1)
+    assert (searched.engine, solve(problem, k=3).engine) == ("search", "enumerate")
+    assert solve(problem, k=3).best == searched.best
 
 
 def test_small_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

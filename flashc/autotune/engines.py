@@ -32,13 +32,20 @@ class Outcome:
 
 
 def run(problem: Problem, k: int, engine: Engine, deadline: float) -> Outcome:
-    """Solve. Raises SolverLimitError when the time ran out before any point was found."""
+    """Solve. Raises SolverLimitError when the time ran out before any point was found.
+
+    Without an objective the engine "auto" searches in the order of the ranking first.
+    """
     domains = _domains(problem)
     if domains is None:
         return Outcome((), True, "propagation", 0, 0)
     if not domains:
         return Outcome(({},), True, "propagation", 1, 1)
     if _enumerates(engine, domains):
+        if problem.objective is None and engine == "auto":
+            ordered = _searched(problem, domains, k, Budget(TRIAL_ROWS, deadline))
+            if ordered is not None:
+                return ordered
         budget = Budget(_rows(engine, domains), deadline)
         outcome = _decomposed(problem, domains, k, Budget(_rows(engine, domains), deadline))
         outcome = outcome or _enumerated(problem, domains, k, budget)
@@ -106,6 +113,17 @@ def _decomposed(problem: Problem, domains: dict[str, Domain], k: int, budget: Bu
     except BudgetError:
         return None
     return Outcome(points, True, "enumerate", budget.rows_used, solutions)
+
+
+def _searched(problem: Problem, domains: dict[str, Domain], k: int, budget: Budget) -> Outcome | None:
+    """The first k points in order; None where that takes too many rows. Out of time: the best of those seen."""
+    found = Best(problem, k)
+    try:
+        enumerate.first(found, domains, budget)
+    except BudgetError:
+        seen = found.assignments() if budget.expired() else ()
+        return Outcome(seen, False, "search", budget.rows_used) if seen else None
+    return Outcome(found.assignments(), True, "search", budget.rows_used)
 
 
 def _enumerated(problem: Problem, domains: dict[str, Domain], k: int, budget: Budget) -> Outcome:

@@ -2,20 +2,23 @@
 
 Partial assignments are rows of integer columns. After each variable the rows are filtered by every condition
 whose symbols are all bound, and by what bounds and divisibility say about the conditions still open. Rows are
-expanded CHUNK at a time and depth first, so memory stays bounded whatever the size of the product.
+expanded a chunk at a time and depth first, so memory stays bounded whatever the size of the product.
+
+``collect`` finds every solution. ``first`` is for problems without an objective: it goes through the values in
+the order that ranks the solutions and drops partial rows that come after those it has (branch and bound).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import log2, prod
 
 import numpy as np
 
 from flashc.autotune.intervals import Range, fixed, possible
-from flashc.autotune.problem import Assignment, Condition, Problem
+from flashc.autotune.problem import Assignment, Condition, Constraint, Problem
 from flashc.autotune.propagate import Domain
 from flashc.ir.intarith import Ints
 from flashc.ir.intexpr import IntExpr, Item, Sum
@@ -23,8 +26,10 @@ from flashc.ir.intexpr import IntExpr, Item, Sum
 CHUNK = 1 << 16
 """Rows expanded at a time."""
 FIRST_CHUNK = 1 << 10
-"""The same where one solution is enough."""
+"""The same at the start of a search that ends at the first solutions."""
 Rows = dict[str, Ints]
+Open = Mapping[Condition, frozenset[str]]
+"""The variables of each condition that are not bound yet."""
 
 
 class BudgetError(Exception):
@@ -95,6 +100,20 @@ class Best:
     def count(self, rows: Rows) -> None:
         """Take note of complete rows that are offered."""
 
+    def promising(self, rows: Rows) -> Rows:
+        """The partial rows that do not come after the k solutions known so far; there is no objective."""
+        if not rows or len(self.objective) < self.k:
+            return rows
+        before = np.zeros(_count(rows), dtype=np.bool_)
+        equal = ~before
+        for name, direction in self.problem.ranking():
+            if name not in rows:
+                break
+            column, last = direction * rows[name], direction * self.rows[name][-1]
+            before |= equal & (column < last)
+            equal &= column == last
+        return _kept(rows, before | equal)
+
     def kept(self, rows: Rows, order: Ints) -> Ints:
         """Which of the rows to keep, given their numbers in rank order."""
         return np.asarray(order[: self.k])
@@ -117,28 +136,49 @@ def space(domains: dict[str, Domain]) -> float:
 
 def collect(found: Best, domains: dict[str, Domain], budget: Budget) -> None:
     """Offer every solution to ``found``. Raises BudgetError; every domain must be listed and not empty."""
-    for rows in _solutions(found.problem, domains, budget, CHUNK):
+    for rows in _solutions(found.problem, plan(found.problem, domains), domains, budget, CHUNK):
         budget.feasible += _count(rows)
         found.offer(rows)
 
 
+def first(found: Best, domains: dict[str, Domain], budget: Budget) -> None:
+    """Offer the first k solutions of a problem without objective, and few others; see ``collect``."""
+    steps = plan_in_order(found.problem, domains)
+    for rows in _solutions(found.problem, steps, domains, budget, FIRST_CHUNK, found.promising):
+        found.offer(rows)
+        found.rank()
+
+
 def satisfiable(problem: Problem, domains: dict[str, Domain], budget: Budget) -> bool:
     """Whether any point satisfies every condition; it stops at the first. Raises BudgetError."""
-    return next(_solutions(problem, domains, budget, FIRST_CHUNK), None) is not None
+    found = _solutions(problem, plan(problem, domains), domains, budget, FIRST_CHUNK)
+    return next(found, None) is not None
 
 
-def _solutions(problem: Problem, domains: dict[str, Domain], budget: Budget, chunk: int) -> Iterator[Rows]:
-    """All complete rows that satisfy every condition, some at a time."""
-    steps = plan(problem, domains)
+def _solutions(
+    problem: Problem,
+    steps: tuple[Step, ...],
+    domains: dict[str, Domain],
+    budget: Budget,
+    chunk: int,
+    promising: Callable[[Rows], Rows] = lambda rows: rows,
+) -> Iterator[Rows]:
+    """Complete rows that satisfy every condition, some at a time; all of them but what ``promising`` drops.
+
+    Values are tried in ranking order. Chunks grow from ``chunk`` rows to as many as were looked at so far, so
+    that an early end wastes little.
+    """
     ranges = {name: domain.range() for name, domain in domains.items()}
+    values = {name: np.asarray(domains[name].values)[::direction] for name, direction in problem.ranking()}
 
     def descend(level: int, rows: Rows) -> Iterator[Rows]:
         if level == len(steps):
             yield rows
             return
         step = steps[level]
-        for piece in _slices(rows, max(1, chunk // domains[step.name].size)):
-            grown = _bind(piece, step.name, domains)
+        size = min(CHUNK, max(chunk, budget.rows_used))
+        for piece in _slices(rows, max(1, size // len(values[step.name]))):
+            grown = _bind(promising(piece), step.name, values[step.name])
             budget.spend(_count(grown))
             kept = _filter(problem, step, grown, ranges)
             if _count(kept):
@@ -148,18 +188,39 @@ def _solutions(problem: Problem, domains: dict[str, Domain], budget: Budget, chu
 
 
 def plan(problem: Problem, domains: dict[str, Domain]) -> tuple[Step, ...]:
-    """The order of the variables: next is the one that adds fewest rows per condition that it completes."""
-    open_names = {part: part.symbols() for part in problem.constraints}
-    left = list(problem.names)
+    """Cheapest first: next is the variable that adds fewest rows per condition that it completes."""
+
+    def choose(left: list[str], waiting: Open) -> str:
+        return min(left, key=lambda name: _cost(domains[name], name, waiting.values()))
+
+    return _steps(problem, domains, list(problem.names), choose)
+
+
+def plan_in_order(problem: Problem, domains: dict[str, Domain]) -> tuple[Step, ...]:
+    """The order of the ranking, but a variable that an equality determines goes as soon as it does."""
+
+    def choose(left: list[str], waiting: Open) -> str:
+        equal = [n for part, n in waiting.items() if isinstance(part, Constraint) and part.op == "=="]
+        determined = [name for name in left if domains[name].size == 1 or frozenset({name}) in equal]
+        return (determined or left)[0]
+
+    return _steps(problem, domains, [name for name, _ in problem.ranking()], choose)
+
+
+def _steps(
+    problem: Problem, domains: dict[str, Domain], left: list[str], choose: Callable[[list[str], Open], str]
+) -> tuple[Step, ...]:
+    """Steps for the variables ``left``, in the order that ``choose`` gives. A lone value rules out nothing."""
+    waiting = {part: part.symbols() for part in problem.constraints}
     steps: list[Step] = []
     while left:
-        name = min(left, key=lambda candidate: _cost(domains[candidate], candidate, open_names.values()))
+        name = choose(left, waiting)
         left.remove(name)
-        touched = [part for part, names in open_names.items() if name in names]
-        open_names = {part: names - {name} for part, names in open_names.items()}
-        complete = tuple(part for part in touched if not open_names[part])
-        partial = tuple(part for part in touched if open_names[part] and not _costly(part))
-        steps.append(Step(name, complete, partial))
+        touched = [part for part, names in waiting.items() if name in names]
+        waiting = {part: names - {name} for part, names in waiting.items()}
+        complete = tuple(part for part in touched if not waiting[part])
+        partial = tuple(part for part in touched if waiting[part] and not _costly(part))
+        steps.append(Step(name, complete, partial if domains[name].size > 1 else ()))
     return tuple(steps)
 
 
@@ -188,9 +249,8 @@ def _slices(rows: Rows, size: int) -> list[Rows]:
     return [{name: column[start : start + size] for name, column in rows.items()} for start in starts]
 
 
-def _bind(rows: Rows, name: str, domains: dict[str, Domain]) -> Rows:
+def _bind(rows: Rows, name: str, values: Ints) -> Rows:
     """Every row with every value of ``name``."""
-    values = np.asarray(domains[name].values)
     if not rows:
         return {name: values}
     grown = {other: np.repeat(column, len(values)) for other, column in rows.items()}

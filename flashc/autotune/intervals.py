@@ -37,7 +37,7 @@ class Ranges(Arithmetic[Range]):
 
     def const(self, value: int) -> Range:
         number = np.float64(value)
-        return _range(number, number, np.int64(1))
+        return Range(number, number, np.int64(abs(value))) if abs(value) < EXACT else _range(number, number, 1)
 
     def symbol(self, name: str) -> Range:
         found: Range = self.lookup(name)
@@ -135,11 +135,14 @@ def _has_multiple(lo: Floats, hi: Floats, step: Ints) -> Mask:
 
 
 def _product(a: Range, b: Range) -> Range:
-    if np.all(a.lo >= 0) and np.all(b.lo >= 0):
-        lo, hi = a.lo * b.lo, np.nan_to_num(a.hi * b.hi, posinf=np.inf)
+    if a.lo.min(initial=0.0) >= 0 and b.lo.min(initial=0.0) >= 0:
+        lo, hi = a.lo * b.lo, a.hi * b.hi
+        hi = np.where(np.isnan(hi), 0.0, hi)
     else:
         ends = _corners(np.multiply, a, b)
         lo, hi = ends.min(axis=0), ends.max(axis=0)
+    if float(a.step.max(initial=0)) * float(b.step.max(initial=0)) < EXACT:
+        return _range(lo, hi, a.step * b.step)
     exact = a.step.astype(np.float64) * b.step.astype(np.float64) < EXACT
     step = np.where(exact, a.step * np.where(exact, b.step, 1), a.step)
     return _range(lo, hi, step)
@@ -159,10 +162,10 @@ def _corners(operation: np.ufunc, a: Range, b: Range) -> Floats:
 
 def _range(lo: Any, hi: Any, step: Any) -> Range:
     """A range rounded outwards where float64 is not exact; a known value is its own step."""
-    if not (np.all(np.abs(lo) < EXACT) and np.all(np.abs(hi) < EXACT)):
+    if lo.min(initial=0.0) <= -EXACT or hi.max(initial=0.0) >= EXACT:
         lo = np.where(np.abs(lo) < EXACT, lo, lo - ROUNDING * np.abs(lo))
         hi = np.where(np.abs(hi) < EXACT, hi, hi + ROUNDING * np.abs(hi))
     known = lo == hi
-    if not np.any(known):
+    if not known.any():
         return Range(lo, hi, step)
     return Range(lo, hi, np.where(known, np.abs(np.where(known, lo, 0.0)).astype(np.int64), step))

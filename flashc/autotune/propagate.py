@@ -7,14 +7,14 @@ condition on one or two listed variables is checked exactly, pair by pair. This 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from flashc.autotune.intervals import Range, fixed, possible
-from flashc.autotune.problem import Condition, Interval, Problem, Variable
+from flashc.autotune.intervals import Range, possible
+from flashc.autotune.problem import Condition, Interval, Mask, Problem, Variable
 from flashc.ir.intarith import Ints
 
 LIST_LIMIT = 1 << 16
@@ -54,9 +54,9 @@ class Domain:
         return first, np.append(first[1:] - 1, self.hi)
 
 
-def listed(values: Sequence[int] | Ints) -> Domain:
-    array = np.unique(np.asarray(values, dtype=np.int64))
-    return Domain(int(array[0]), int(array[-1]), array) if len(array) else Domain(0, -1, array)
+def listed(values: Ints) -> Domain:
+    """The domain of these values, which are distinct and in order."""
+    return Domain(int(values[0]), int(values[-1]), values) if len(values) else Domain(0, -1, values)
 
 
 def spread(lo: int, hi: int) -> Domain:
@@ -66,7 +66,9 @@ def spread(lo: int, hi: int) -> Domain:
 
 def start(variable: Variable) -> Domain:
     domain = variable.domain
-    return spread(domain.lo, domain.hi) if isinstance(domain, Interval) else listed(domain)
+    if isinstance(domain, Interval):
+        return spread(domain.lo, domain.hi)
+    return listed(np.array(sorted(set(domain)), dtype=np.int64))
 
 
 def propagate(problem: Problem) -> dict[str, Domain]:
@@ -97,25 +99,35 @@ def _narrow(condition: Condition, domains: dict[str, Domain], tables: Mapping[st
     listed_all = all(domains[name].values is not None for name in names)
     if listed_all and len(names) <= 2 and np.prod([domains[name].size for name in names]) <= PAIR_LIMIT:
         return _narrow_exactly(condition, names, domains, tables)
+    pieces = {name: domains[name].pieces() for name in names}
+    ends = np.cumsum([len(pieces[name][0]) for name in names]).tolist()
+    rows = {name: slice(end - len(pieces[name][0]), end) for name, end in zip(names, ends, strict=True)}
+    env = {name: _column(domains[name], pieces[name], rows[name], ends[-1]) for name in names}
+    keep = np.broadcast_to(possible(condition, {**env, **tables}), ends[-1:])
     changed = set()
     for name in names:
-        first, last = domains[name].pieces()
-        here = fixed(first)
-        if domains[name].values is None:
-            here = Range(here.lo, last.astype(np.float64), np.where(first == last, here.step, 1))
-        env = {other: domains[other].range() for other in names} | {name: here} | dict(tables)
-        keep = np.broadcast_to(possible(condition, env), first.shape)
-        if keep.all():
-            continue
-        kept = _keep(domains[name], first[keep], last[keep])
-        changed |= {name} if kept.size < domains[name].size else set()
-        domains[name] = kept
-        if kept.size == 0:
-            break
+        kept = _kept(domains[name], pieces[name], keep[rows[name]])
+        if kept.size < domains[name].size:
+            domains[name] = kept
+            changed.add(name)
     return changed
 
 
-def _keep(domain: Domain, first: Ints, last: Ints) -> Domain:
+def _column(domain: Domain, pieces: tuple[Ints, Ints], own: slice, length: int) -> Range:
+    """A variable in ``length`` cases: one of its pieces in each of its ``own`` cases, all of it elsewhere."""
+    whole = domain.range()
+    lo, hi, step = (np.full(length, part) for part in whole)
+    first, last = pieces
+    lo[own], hi[own] = first, last
+    step[own] = np.where(first == last, np.abs(first), 1)
+    return Range(lo, hi, step)
+
+
+def _kept(domain: Domain, pieces: tuple[Ints, Ints], keep: Mask) -> Domain:
+    """The domain without the pieces that are not kept (those at the ends only where it is an interval)."""
+    if keep.all():
+        return domain
+    first, last = pieces[0][keep], pieces[1][keep]
     if domain.values is not None or not len(first):
         return listed(first)
     return spread(int(first[0]), int(last[-1]))

@@ -20,7 +20,7 @@ Status = Literal["optimal", "feasible", "infeasible"]
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Rows that enumeration looked at, solutions among them (None where CP-SAT answered), and wall time."""
+    """Rows that enumeration looked at, solutions among them (None where not all were looked for), and wall time."""
 
     candidates: int | None
     feasible: int | None
@@ -103,6 +103,9 @@ def _proof(outcome: Outcome) -> str:
         return f"no proof: the time limit ended {outcome.engine}; best of what was seen"
     if outcome.engine == "propagation":
         return "bounds and divisibility leave a variable without values" if not found else "nothing to choose"
+    if outcome.engine == "search":
+        rest = "everything that comes before was ruled out" if found else "every candidate was ruled out"
+        return f"searched in order: {outcome.candidates} rows, {rest}"
     if outcome.engine == "enumerate":
         return f"all candidates enumerated: {outcome.candidates} rows, {outcome.feasible} solutions"
     return f"CP-SAT proved optimality of {found} solution(s)" if found else "CP-SAT proved infeasibility"

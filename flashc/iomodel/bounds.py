@@ -15,6 +15,7 @@ from flashc.iomodel.bound import Env, Json, LowerBound
 from flashc.iomodel.capacity import statement_bounds
 from flashc.iomodel.compulsory import compulsory
 from flashc.iomodel.recurrence import recurrence_bounds
+from flashc.iomodel.resident import resident_bounds
 from flashc.iomodel.statements import Cascade
 from flashc.iomodel.sums import sum_bounds
 
@@ -22,6 +23,7 @@ RULES: tuple[Callable[[Cascade], Iterable[LowerBound]], ...] = (
     statement_bounds,
     sum_bounds,
     recurrence_bounds,
+    resident_bounds,
     attention_bounds,
 )
 

@@ -18,7 +18,8 @@ from fractions import Fraction
 from typing import Any
 
 from flashc.iomodel import checker_attention
-from flashc.iomodel.checker_instance import check_instance
+from flashc.iomodel.checker_instance import check_instance, check_stored
+from flashc.iomodel.checker_resident import check_resident
 from flashc.iomodel.checker_text import must, must_equal, read_statement, split_reference
 from flashc.iomodel.checker_values import (
     TooLongError,
@@ -258,14 +259,7 @@ def _started(certificate: Json) -> None:
     must_equal("free", sorted((e["array"], e["width"]) for e in evidence["free"]), sorted(expected))
     once += [f"{p['name']} runs {p['points']} times" for p in evidence["parts"] if p["counted"]]
     must_equal("assumptions", sorted(certificate["assumptions"]), sorted({ORDER, *once}))
-    _stored(evidence)
-
-
-def _stored(evidence: Json) -> None:
-    """Outputs are written; names of one storage count once."""
-    outs = {(a["storage"] or n, a["width"]) for n, a in evidence["arrays"].items() if a["role"] in ("out", "inout")}
-    must({(e["array"], e["width"]) for e in evidence["stored"]} <= outs, "stored: something that is no output")
-    must_equal("stored", len({e["array"] for e in evidence["stored"]}), len(evidence["stored"]))
+    check_stored(evidence)
 
 
 def _begun(arrays: Json, value: str) -> Callable[[tuple[str, str, list[str]]], str]:
@@ -314,7 +308,7 @@ def _recurrence(certificate: Json) -> None:
     must_equal("claim", term, {**claimed, "memory_exponent": str(1 - sigma)})
     must_equal("claim", certificate["claim"]["text"], _text(term))
     must_equal("free", certificate["evidence"]["free"], [])
-    _stored(certificate["evidence"])
+    check_stored(certificate["evidence"])
     distinct = f"what {evidence['name']} reads and no statement writes are distinct inputs"
     counted = [f"{evidence['name']} runs {evidence['points']} times"] if evidence["counted"] else []
     must_equal("assumptions", certificate["assumptions"], [ORDER, *counted, distinct])
@@ -349,6 +343,7 @@ CHECKS: dict[str, Callable[[Json], None]] = {
     "statement": _statement,
     "sum": _sum,
     "recurrence": _recurrence,
+    "resident": check_resident,
     **checker_attention.CHECKS,
 }
 

@@ -37,7 +37,7 @@ def check_instance(certificate: Json, terms: list[Json]) -> None:
             must(number >= 0, f"values: {text} is negative")
     fast = max(float(found["fast_bytes"]), 1.0)
     moved = sum(_moved(t, values) * fast ** float(fraction(t["memory_exponent"])) for t in terms)
-    free, stored, loaded = (_bytes(evidence.get(side, []), values) for side in ("free", "stored", "loaded"))
+    free, stored, loaded = (bytes_of(evidence.get(side, []), values) for side in ("free", "stored", "loaded"))
     loads = loaded + max(0.0, moved - free)
     for field, value in (("loads", loads), ("stores", stored), ("total", loads + stored)):
         close = math.isclose(found[field], value, rel_tol=1e-9, abs_tol=1e-6)
@@ -108,5 +108,13 @@ def _reuse(subscripts: list[str], spans: dict[str, int], sizes: Json) -> int:
     return reuse * math.prod(spans[i] for i in vanished)
 
 
-def _bytes(entries: list[Json], values: Json) -> float:
+def bytes_of(entries: list[Json], values: Json) -> float:
+    """Bytes of arrays' elements, by the values of their counts."""
     return float(sum(e["width"] * max(values[e["elements"]], 0) for e in entries))
+
+
+def check_stored(evidence: Json) -> None:
+    """Outputs are written; names of one storage count once."""
+    outs = {(a["storage"] or n, a["width"]) for n, a in evidence["arrays"].items() if a["role"] in ("out", "inout")}
+    must({(e["array"], e["width"]) for e in evidence["stored"]} <= outs, "stored: something that is no output")
+    must_equal("stored", len({e["array"] for e in evidence["stored"]}), len(evidence["stored"]))
