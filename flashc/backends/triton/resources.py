@@ -7,10 +7,11 @@ which is reported. benchmarks/triton_resources.py holds all of them against comp
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from flashc.autotune.problem import Constraint
 from flashc.backends.triton.frame import par_of
+from flashc.backends.triton.merging import dimensions, merged_axes
 from flashc.backends.triton.place import VECTOR_UNIT, padded
 from flashc.hwmodels.model import Device
 from flashc.ir.analysis import Site, expressions, live_points, operands, sites, values_of
@@ -114,6 +115,7 @@ class _Shared:
     def __init__(self, placed: Program, device: Device) -> None:
         self.placed, self.device = placed, device
         self.nvidia = device.vendor == "nvidia"
+        self.merged = {a: dim for k in placed.kernels for a, dim in merged_axes(placed, k).items()}
         self.made: dict[str, Stmt] = {}
 
     def block(self, body: Sequence[Stmt], scope: Scope, stages: IntExpr) -> IntExpr:
@@ -152,7 +154,7 @@ class _Shared:
 
     def buffers(self, name: str, stages: IntExpr) -> IntExpr:
         """Tiles in flight per streamed load: asynchronous matrix units read one while the next arrives."""
-        kept = [_whole_units(s.stmt.out, s.scope) for s in self.users(name) if isinstance(s.stmt, Dot)]
+        kept = [self.whole_units(s.stmt.out, s.scope) for s in self.users(name) if isinstance(s.stmt, Dot)]
         return imax(stages - 1 + imax(ZERO, *kept), ONE)
 
     def converted(self, value: str, scope: Scope) -> IntExpr:
@@ -182,7 +184,11 @@ class _Shared:
         """A computed operand, passed on through shared memory unless the unit takes it where it was made."""
         if "wgmma" not in self.device.features or not self.users(out.name) or not self.comes_from_dot(out):
             return _bytes(out, scope)
-        return _bytes(out, scope) * (ONE - _whole_units(out, scope))
+        return _bytes(out, scope) * (ONE - self.whole_units(out, scope))
+
+    def whole_units(self, value: Value, scope: Scope) -> IntExpr:
+        """1 where a block is large enough for the asynchronous matrix units (64 rows, 4 warps), else 0."""
+        return imin(ONE, _rows(value, scope, self.merged) // 64) * imin(ONE, WARPS // 4)
 
     def comes_from_dot(self, out: Value) -> bool:
         pending, seen = [out.name], set()
@@ -198,11 +204,6 @@ class _Shared:
         return False
 
 
-def _whole_units(value: Value, scope: Scope) -> IntExpr:
-    """1 where a block is large enough for the asynchronous matrix units (64 rows, 4 warps), else 0."""
-    return imin(ONE, scope[value.axes[0]].size // 64) * imin(ONE, WARPS // 4)
-
-
 def _two_dimensional(value: Value) -> bool:
     return len(value.axes) > 1
 
@@ -213,12 +214,12 @@ def _two_dimensional(value: Value) -> bool:
 def tensor_bytes(placed: Program, kernel: Kernel) -> IntExpr:
     """Upper bound of the tensor memory: accumulators and computed left operands, in 128 rows each."""
     found, dots = values_of(placed, kernel), _matrix_dots(placed, kernel)
-    accumulators = {d.out.name for d in dots}
+    accumulators, merged = {d.out.name for d in dots}, merged_axes(placed, kernel)
     loaded = {s.stmt.out.name for s in sites(placed, kernel) if isinstance(s.stmt, Load)}
     total = ZERO
     for name in sorted(accumulators | ({d.a for d in dots} - loaded)):
         value, scope, _ = found[name]
-        rows = scope[value.axes[0]].size
+        rows = _rows(value, scope, merged)
         total = total + _bytes(value, scope) // rows * ceil_div(rows, TENSOR_ROWS) * TENSOR_ROWS
     return total
 
@@ -298,6 +299,14 @@ def _elements(value: Value, scope: Scope) -> IntExpr:
     total: IntExpr = ONE
     for axis in value.axes:
         total = total * padded(axis, scope[axis].size)
+    return total
+
+
+def _rows(value: Value, scope: Scope, merged: Mapping[str, tuple[str, ...]]) -> IntExpr:
+    """Elements along the first dimension of a block."""
+    total: IntExpr = ONE
+    for axis in dimensions(value.axes, merged)[0]:
+        total = total * scope[axis].size
     return total
 
 
