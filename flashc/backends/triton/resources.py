@@ -123,6 +123,7 @@ class _Shared:
         self.made.update({out.name: s for s in body if (out := outputs_of(s)) is not None})
         held, passing = ZERO, [ZERO]
         in_loop = not any(isinstance(s, Seq) for s in body)
+        streams = in_loop and stages != ONE and not any(isinstance(s, Dot) for s in body)
         for stmt in body:
             match stmt:
                 case Seq(loop=loop, body=inner):
@@ -131,6 +132,9 @@ class _Shared:
                     )
                 case Load(out=out) if out.level == "smem" and (in_loop or self.nvidia):
                     held = held + _bytes(out, scope) * self.buffers(out.name, stages)
+                case Load(out=out) if streams:  # Triton pipelines every load of a loop without dots
+                    held = held + (_bytes(out, scope) * imax(stages - 1, ONE) if self.nvidia else ZERO)
+                    passing.append(_bytes(out, scope))
                 case Load(out=out) if in_loop and stages != ONE and _two_dimensional(out):
                     held = held + _bytes(out, scope) * imax(stages - 1, ONE)
                 case Load(out=out) if _two_dimensional(out):
