@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,6 @@ from flashc.backends.triton import BACKEND
 from flashc.backends.triton.merging import merged_axes
 from flashc.backends.triton.resources import shared_bytes
 from flashc.backends.triton.run import interpret_programs
-from flashc.backends.triton.source import printed_kernels
-from flashc.compiler.suite import plan
 from flashc.compiler.tune import Tuning, tune
 from flashc.compiler.workload import Workload, load_workload
 from flashc.errors import UnsupportedError
@@ -25,6 +22,7 @@ from flashc.hwmodels import load_device
 from flashc.ir.intexpr import Const
 from flashc.ir.nodes import Program
 from flashc.ir.parser import parse_program
+from flashc.ir.printer import print_program
 from flashc.ops import registry
 from flashc.passes.bind import bind
 
@@ -262,3 +260,47 @@ def test_too_few_rows_are_refused_by_name() -> None:
     (rows,) = [c for c in BACKEND.constraints(placed, device) if c.name == "triton.dot_rows.attention"]
     assert rows.left.evaluate({}) == 16
     assert rows.right.evaluate({"Tg": 4, "Ti": 2}) == 8
+
+
+BATCHED = """
+program toy.batched (tile)
+  sizes B, N, D
+  axes b: B, i: N, j: N, k: D
+  in x: f32[B, N, D]
+  out y: f32[B, N, N]
+  tiles Tb, Ti, Tj
+  kernel toy
+    par b: Tb @grid, i: Ti @grid, j: Tj @grid
+      xt[b, i, k]: f32 = load x[b, i, k]
+      zt[b, j, k]: f32 = load x[b, j, k]
+      s[b, i, j]: f32 = dot xt, zt over k
+      store y[b, i, j] = s
+"""
+
+
+def test_a_dot_of_many_matrices_is_refused_by_name() -> None:
+    device = load_device("a100_sxm_80gb")
+    placed = BACKEND.place(parse_program(BATCHED), device)
+    (shared,) = [c for c in BACKEND.constraints(placed, device) if c.name == "triton.dot_axes.toy"]
+    assert (shared.left, shared.right) == (Const(1), Const(0))
+
+
+def test_an_axis_lies_in_one_dimension_only() -> None:
+    """Rows along a and i in one product, along i alone beside another axis in the next."""
+    text = (
+        BATCHED.replace("b: B, i: N, j: N, k: D", "b: B, i: N, j: N, k: D, c: B")
+        .replace("par b: Tb @grid", "par c: Tb @grid, b: Tb @grid")
+        .replace("zt[b, j, k]: f32 = load x[b,", "ct[c, i, k]: f32 = load x[c, i, k]\n      zt[j, k]: f32 = load x[0,")
+        .replace("store", "t[c, i, j]: f32 = dot ct, zt over k\n      store")
+    )
+    program = parse_program(text)
+    with pytest.raises(UnsupportedError, match="rows along b and i and rows along c and i"):
+        merged_axes(program, program.kernels[0])
+
+
+def test_an_index_that_strides_along_a_tile_is_refused() -> None:
+    given = load(heads={"q": 8, "kv": 2}, seq={"q": 1, "kv": 70})
+    program = bound(schedule(given, GROUPED), TILES)
+    strided = parse_program(print_program(program).replace("q[b, G * h + g,", "q[b, G * h + 2 * g,"))
+    with pytest.raises(UnsupportedError, match=r"the index .* of q takes no tile"):
+        BACKEND.emit(strided, load_device(DEVICES["sm_80"]))

@@ -9,6 +9,7 @@ of its dots' atoms.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -83,8 +84,8 @@ def padded(axis: str, extent: IntExpr) -> IntExpr:
 def domains(placed: Program, device: Device, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
     """Powers of two up to the one that covers the extent; pipelining as deep as the copy engines allow.
 
-    Tiles are at least 16, but for axes that share a dimension: there the first one has tiles of at least 16 among
-    its values, so that they are rows enough whatever the others are.
+    Tiles are at least 16, but for axes that share a dimension, whose tiles are so together: where the extents do not
+    suffice for that, the first axis has the rows that are missing.
     """
     found: dict[str, tuple[int, ...]] = {
         "warps": _warps(device),
@@ -92,12 +93,11 @@ def domains(placed: Program, device: Device, sizes: Mapping[str, int]) -> dict[s
     }
     merged = {axis: dim for k in placed.kernels for axis, dim in merged_axes(placed, k).items()}
     for loop in tiled_loops(placed):
-        extent = placed.axis(loop.axis).extent.evaluate(dict(sizes))
-        cover = 1 << (extent - 1).bit_length() if extent > 0 else 1
-        shared = merged.get(loop.axis, ())
-        reach = cover if loop.axis in shared[1:] else max(SMALLEST, cover)
-        least = 1 if shared else SMALLEST
-        values = tuple(t for t in POWERS if least <= t <= min(reach, LARGEST))
+        dim = merged.get(loop.axis, (loop.axis,))
+        covers = {a: _cover(placed.axis(a).extent.evaluate(dict(sizes))) for a in dim}
+        missing_rows = SMALLEST // math.prod(covers[a] for a in dim[1:]) if loop.axis == dim[0] else 1
+        least = SMALLEST if len(dim) == 1 else 1
+        values = tuple(t for t in POWERS if least <= t <= max(covers[loop.axis], missing_rows))
         known = found.get(str(loop.tile), values)
         found[str(loop.tile)] = values if len(values) > len(known) else known
     found |= part_domains(placed, sizes, found)
@@ -107,6 +107,11 @@ def domains(placed: Program, device: Device, sizes: Mapping[str, int]) -> dict[s
             f"triton: tile symbol(s) {', '.join(missing)} of {placed.schedule} bind no loop"
         )
     return {t: found[t] for t in placed.tiles}
+
+
+def _cover(extent: int) -> int:
+    """The smallest power of two that an extent fits, the largest tile at most."""
+    return min(1 << max(extent - 1, 0).bit_length(), LARGEST)
 
 
 def _warps(device: Device) -> tuple[int, ...]:

@@ -117,29 +117,31 @@ class _Shared:
         self.nvidia = device.vendor == "nvidia"
         self.merged = {a: dim for k in placed.kernels for a, dim in merged_axes(placed, k).items()}
         self.made: dict[str, Stmt] = {}
+        self.carried: dict[str, Value] = {}
 
     def block(self, body: Sequence[Stmt], scope: Scope, stages: IntExpr) -> IntExpr:
         """What the body's own tiles hold throughout, and the most that a loop or statement needs on top."""
         self.made.update({out.name: s for s in body if (out := outputs_of(s)) is not None})
         held, passing = ZERO, [ZERO]
         in_loop = not any(isinstance(s, Seq) for s in body)
+        widest = max((len(s.out.axes) for s in body if isinstance(s, Load)), default=0)
         streams = in_loop and stages != ONE and not any(isinstance(s, Dot) for s in body)
         for stmt in body:
             match stmt:
-                case Seq(loop=loop, body=inner):
-                    passing.append(
-                        self.block(inner, enter(scope, loop.axis, Sym(loop.axis), loop.tile), stmt.stages)
-                    )
+                case Seq(loop=loop, body=inner, carry=carry):
+                    self.carried.update({c.value.name: c.value for c in carry})
+                    within = self.block(inner, enter(scope, loop.axis, Sym(loop.axis), loop.tile), stmt.stages)
+                    passing.append(within + self.relaid(stmt, scope))
                 case Load(out=out) if out.level == "smem" and (in_loop or self.nvidia):
                     held = held + _bytes(out, scope) * self.buffers(out.name, stages)
                 case Load(out=out) if streams:  # Triton pipelines every load of a loop without dots
                     held = held + (_bytes(out, scope) * imax(stages - 1, ONE) if self.nvidia else ZERO)
-                    passing.append(_bytes(out, scope))
+                    passing.append(_bytes(out, scope) if len(out.axes) < widest else ZERO)  # to be broadcast
                 case Load(out=out) if in_loop and stages != ONE and _two_dimensional(out):
                     held = held + _bytes(out, scope) * imax(stages - 1, ONE)
                 case Load(out=out) if _two_dimensional(out):
                     passing.append(_bytes(out, scope))
-                case Store(value=value) if self.nvidia and value in self.made:
+                case Store(value=value) if self.nvidia:
                     passing.append(self.converted(value, scope))
                 case Reduce(out=out):
                     passing.append(_bytes(out, scope) * WARPS)
@@ -163,8 +165,19 @@ class _Shared:
 
     def converted(self, value: str, scope: Scope) -> IntExpr:
         """Scratch of the change from a dot's layout to one whose rows can be stored."""
-        out = outputs_of(self.made[value])
+        out = outputs_of(self.made[value]) if value in self.made else self.carried.get(value)
         return _bytes(out, scope) if out is not None and _two_dimensional(out) else ZERO
+
+    def relaid(self, seq: Seq, scope: Scope) -> IntExpr:
+        """Scratch of accumulators between the parts of a loop. Where a dot has fewer rows than its warps take (16
+        each) Triton lays the others along the columns, and not in every part as many."""
+        if not self.nvidia or not any(isinstance(s, Dot) for s in seq.body):
+            return ZERO
+        total = ZERO
+        for value in (c.value for c in seq.carry if _two_dimensional(c.value)):
+            rows_suffice = imin(ONE, _rows(value, scope, self.merged) // (WARPS * 16))
+            total = total + _bytes(value, scope) * (ONE - rows_suffice)
+        return total
 
     def gathered(self, stmt: Map, scope: Scope, stages: IntExpr) -> IntExpr:
         """Blocks of gathered tensor elements, which the pipeliner buffers like loads."""
