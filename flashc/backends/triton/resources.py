@@ -122,7 +122,7 @@ class _Shared:
     def block(self, body: Sequence[Stmt], scope: Scope, stages: IntExpr) -> IntExpr:
         """What the body's own tiles hold throughout, and the most that a loop or statement needs on top."""
         self.made.update({out.name: s for s in body if (out := outputs_of(s)) is not None})
-        held, passing = ZERO, [ZERO]
+        held, passing, between = ZERO, [ZERO], [ZERO]
         in_loop = not any(isinstance(s, Seq) for s in body)
         widest = max((len(s.out.axes) for s in body if isinstance(s, Load)), default=0)
         streams = in_loop and stages != ONE and not any(isinstance(s, Dot) for s in body)
@@ -130,8 +130,9 @@ class _Shared:
             match stmt:
                 case Seq(loop=loop, body=inner, carry=carry):
                     self.carried.update({c.value.name: c.value for c in carry})
-                    within = self.block(inner, enter(scope, loop.axis, Sym(loop.axis), loop.tile), stmt.stages)
-                    passing.append(within + self.relaid(stmt, scope))
+                    within = enter(scope, loop.axis, Sym(loop.axis), loop.tile)
+                    passing.append(self.block(inner, within, stmt.stages))
+                    between.append(self.relaid(stmt, scope, within))
                 case Load(out=out) if out.level == "smem" and (in_loop or self.nvidia):
                     held = held + _bytes(out, scope) * self.buffers(out.name, stages)
                 case Load(out=out) if streams:  # Triton pipelines every load of a loop without dots
@@ -149,7 +150,7 @@ class _Shared:
                     held = held + self.gathered(stmt, scope, stages)
                     if self.feeds_dot(out.name):
                         held = held + self.staged(out, scope)
-        return held + imax(*passing) + FIXED
+        return imax(held + imax(*passing), *between) + FIXED
 
     def users(self, name: str) -> list[Site]:
         """The dots of asynchronous matrix units that read a value."""
@@ -168,12 +169,13 @@ class _Shared:
         out = outputs_of(self.made[value]) if value in self.made else self.carried.get(value)
         return _bytes(out, scope) if out is not None and _two_dimensional(out) else ZERO
 
-    def relaid(self, seq: Seq, scope: Scope) -> IntExpr:
-        """Scratch of accumulators between the parts of a loop. Where a dot has fewer rows than its warps take (16
-        each) Triton lays the others along the columns, and not in every part as many."""
+    def relaid(self, seq: Seq, scope: Scope, within: Scope) -> IntExpr:
+        """A loop's buffers and the scratch of its accumulators between its parts. Where a dot has fewer rows than its
+        warps take (16 each) Triton lays the others along the columns, and not in every part as many."""
         if not self.nvidia or not any(isinstance(s, Dot) for s in seq.body):
             return ZERO
-        total = ZERO
+        loads = [s.out for s in seq.body if isinstance(s, Load) and s.out.level == "smem"]
+        total = _sum([_bytes(out, within) * self.buffers(out.name, seq.stages) for out in loads])
         for value in (c.value for c in seq.carry if _two_dimensional(c.value)):
             rows_suffice = imin(ONE, _rows(value, scope, self.merged) // (WARPS * 16))
             total = total + _bytes(value, scope) * (ONE - rows_suffice)
