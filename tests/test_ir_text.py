@@ -205,7 +205,7 @@ def test_comments_and_any_indentation() -> None:
         ('note "# is no comment here"', "note hello", 9, "double quotes"),
         ("par i: T @grid", "par i: T grid", 12, "expected @MAP, order or the end of the line"),
         ("par i: T @grid", "for i: T @grid", 12, "expected store, alloc, sync, par, seq or"),
-        ("load a[i]", "fetch a[i]", 13, "one of load, copy, dot, map, max, min, sum"),
+        ("load a[i]", "fetch a[i]", 13, "one of load, copy, view, dot, map, max, min, sum"),
         ("load a[i]", "load a", 13, "expected '['"),
         ("load a[i]", "map exp(a", 13, "allowed: `,` or `)`"),
         ("load a[i]", "map exp(a, a)", 13, "exp with 2 argument(s)"),
