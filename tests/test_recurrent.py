@@ -16,6 +16,7 @@ from flashc.ir.interp import interpret
 from flashc.ir.nodes import persistent
 from flashc.ir.parser import parse_program
 from flashc.ir.printer import print_program
+from flashc.ir.verify import verify
 
 SMALL = {"batch": 3, "steps": 4, "heads": 2, "head_dim": 8}
 SHAPES = [(1, 1, 1, 8), (3, 2, 1, 24), (16, 17, 1, 8), (3, 17, 3, 8), (1, 2, 3, 24)]  # B, T, N, D
@@ -59,7 +60,7 @@ def test_features(cell: str, features: dict[str, Any]) -> None:
 # -- torch's own layers
 
 
-def torch_layer(cell: str, given: dict[str, np.ndarray], reverse: bool) -> Any:
+def torch_layer(cell: str, given: dict[str, np.ndarray]) -> Any:
     """nn.LSTM, nn.GRU or nn.RNN with our weights; its gates are i, f, g, o, those of GRU r, z, n."""
     x, w, r, bias = (given[name] for name in ("x", "w", "r", "bias"))
     kind = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "elman": torch.nn.RNN}[cell]
@@ -82,11 +83,12 @@ def test_torch_s_layers(cell: str, lengths: list[int] | None) -> None:
     keys: dict[str, Any] = {"cell": cell, "batch": 3, "steps": 5, "head_dim": 8, "input_dim": 6, "initial_state": True}
     keys |= {"lengths": lengths} if lengths else {}
     given = exact_inputs("recurrent", keys)
-    layer = torch_layer(cell, given, False)
+    layer = torch_layer(cell, given)
     x = torch.from_numpy(given["x"])
     if lengths:
         x = torch.nn.utils.rnn.pack_padded_sequence(x, torch.tensor(lengths), batch_first=True, enforce_sorted=False)
-    first = [torch.from_numpy(given[f"init_{s}"]).transpose(0, 1).contiguous() for s in ("hc" if cell == "lstm" else "h")]
+    names = CELLS[cell][1]
+    first = [torch.from_numpy(given[f"init_{s}"]).transpose(0, 1).contiguous() for s in names]
     with torch.no_grad():
         y, last = layer(x, tuple(first) if cell == "lstm" else first[0])
     if lengths:
@@ -95,7 +97,7 @@ def test_torch_s_layers(cell: str, lengths: list[int] | None) -> None:
     for program in programs("recurrent", **keys):
         found = run("recurrent", program, given, **keys)
         np.testing.assert_allclose(found["y"][:, :, 0], y.numpy(), **TOLERANCE)
-        for name, value in zip("hc", states, strict=False):
+        for name, value in zip(names, states, strict=True):
             np.testing.assert_allclose(found[f"last_{name}"][:, 0], value[0].numpy(), **TOLERANCE)
 
 
@@ -168,10 +170,13 @@ def test_only_one_schedule_waits_and_only_one_launches_per_step() -> None:
 
 
 @pytest.mark.parametrize("cell", list(CELLS))
-def test_programs_parse_back(cell: str) -> None:
-    keys = {"cell": cell, **SMALL, "lengths": [1, 2, 3], "resets": True, "reverse": True, "initial_state": True}
-    for op, more in (("recurrent", {"outputs": ["y", "saved"]}), ("recurrent_backward", {"clip": 0.5})):
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_programs_hold_the_rules_and_parse_back(cell: str, dtype: str) -> None:
+    keys = {"cell": cell, **SMALL, "dtype": dtype, "lengths": [1, 2, 3], "resets": True, "initial_state": True}
+    saving = {"outputs": ["y", "last", "saved"], "reverse": True}
+    for op, more in (("recurrent", saving), ("recurrent", {}), ("recurrent_backward", {"clip": 0.5, "input_dim": 6})):
         for program in programs(op, **keys, **more):
+            verify(program)
             assert parse_program(print_program(program)) == program
 
 

@@ -18,6 +18,8 @@ once; Poeppel et al. 2024, FlashRNN, calls the last two fused and alternating):
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from flashc.ir.intexpr import Const, Sym
 from flashc.ir.nodes import GRID, Kernel, Par, Program, Seq, Stmt, Sync, View
 from flashc.ir.scalar import Ref, where
@@ -44,6 +46,7 @@ from flashc.ops.recurrent_terms import (
     inputs,
     kept,
     matrices,
+    once,
     pointwise,
     pre_activations,
     program,
@@ -146,7 +149,7 @@ def per_head(spec: RecurrentSpec) -> Program:
 # -- tasks that share a head
 
 
-def _begin(spec: RecurrentSpec, also: tuple[Stmt, ...] = ()) -> Kernel:
+def _begin(spec: RecurrentSpec, also: Sequence[Stmt] = ()) -> Kernel:
     """h before the first step, where the others find it."""
     first = elementwise("h0", "bu", initial(spec, "h"), spec.element)
     body = (*initial_loads(spec), first, store(EXCHANGE, (first_slot(spec), *UNIT), "h0"), *also)
@@ -200,12 +203,14 @@ def per_step(spec: RecurrentSpec) -> Program:
         product, *biases(spec), *inputs(spec), *rest, *olds, *first, *reset(spec),
         *_finish(spec), *_hand_on(spec), *news,
     )
-    begin = [elementwise(f"start_{s}", "bu", initial(spec, s)) for s in states]
-    begin_all = (*begin, *(store(f"last_{s}", UNIT, f"start_{s}") for s in states))
+    everything = Par(loops(*TILES), once(body))
+    begin: list[Stmt] = [
+        *(elementwise(f"start_{s}", "bu", initial(spec, s)) for s in states),
+        *(store(f"last_{s}", UNIT, f"start_{s}") for s in states),
+    ]
     temps = () if "last" in spec.outputs else tuple(Tensor(f"last_{s}", F32, STATE_DIMS, "temp") for s in states)
-    kernel = Kernel("steps", (steps(spec, (Par(loops(*TILES), body),)),))
-    everything = (_begin(spec, begin_all), kernel)
-    return _program(spec, "per_step", "Tb Tu Tk stages", *everything, temps=(_exchange(spec), *temps))
+    kernel = Kernel("steps", (steps(spec, (everything,)),))
+    return _program(spec, "per_step", "Tb Tu Tk stages", _begin(spec, begin), kernel, temps=(_exchange(spec), *temps))
 
 
 OPERATOR = Operator(

@@ -52,6 +52,7 @@ from flashc.ops.recurrent_terms import (
     at_step,
     carry,
     matrices,
+    once,
     program,
     rounded,
     steps,
@@ -221,12 +222,11 @@ def _initial_gradients(spec: RecurrentSpec) -> tuple[Stmt, ...]:
 def _alone(spec: RecurrentSpec, sums: Sequence[Stmt] = (), totals: Sequence[Carry] = ()) -> tuple[Stmt, ...]:
     """A head and some sequences; ``sums`` add to ``totals`` in every step."""
     rounding = [stmt for g in spec.cell.recurrent for stmt in rounded(f"dpre_{g}", "bu", spec.element)[1]]
-    stores = [stmt for stmt in _store_gates(spec) if stmt not in rounding]
     operand = rounded("dpre_{}", "bu", spec.element)[0]
     through = _through_r(spec, "through_k", "bk", operand, "u")
     view = View(Value("through", ("b", "u"), F32), "through_k")
     body = (
-        *_saved(spec), *_incoming(spec), *_gradients(spec), *rounding, *stores, *through, view,
+        *_saved(spec), *_incoming(spec), *_gradients(spec), *rounding, *_store_gates(spec), *through, view,
         *_handed_back(spec, _clipped(spec, Ref("through"))), *sums,
     )
     return (*matrices(spec), *_last_loads(spec), _loop(spec, body, totals), *_initial_gradients(spec))
@@ -235,7 +235,7 @@ def _alone(spec: RecurrentSpec, sums: Sequence[Stmt] = (), totals: Sequence[Carr
 def per_head(spec: RecurrentSpec) -> Program:
     """One block per head and tile of sequences."""
     kernel = Kernel("steps", (Par(loops(("n", 1), ("b", Tb)), _alone(spec)),))
-    return _program(spec, "per_head", "Tb", kernel, *_after(spec))
+    return _program(spec, "per_head", "Tb stages", kernel, *_after(spec))
 
 
 # -- tasks that share a head
@@ -254,7 +254,7 @@ def persistent(spec: RecurrentSpec) -> Program:
     )
     inner = (*matrices(spec, "ku"), *_last_loads(spec), _loop(spec, body), *_initial_gradients(spec))
     kernel = Kernel("steps", (Par(loops(*TILES), inner),))
-    return _program(spec, "persistent", "Tb Tu", kernel, *_after(spec))
+    return _program(spec, "persistent", "Tb Tu stages", kernel, *_after(spec))
 
 
 def per_step(spec: RecurrentSpec) -> Program:
@@ -289,12 +289,12 @@ def per_step(spec: RecurrentSpec) -> Program:
         product, *olds, *pasts, *_handed_back(spec, _clipped(spec, Ref("through"))),
         *(store(f"{what}_{s}", UNIT, f"{names[what]}_{s}") for what, s in kept),
     )
-    each = (Par(loops(*TILES), pointwise), Par(loops(*TILES), hand_back))
+    each = (Par(loops(*TILES), once(pointwise)), Par(loops(*TILES), hand_back))
     end = (*olds, *_initial_gradients(spec))
     kernels = [Kernel("begin", (Par(loops(*TILES), begin),)), Kernel("steps", (steps(spec, each, backward=True),))]
     kernels += [Kernel("end", (Par(loops(*TILES), end),))] if spec.initial_state else []
     temps = [Tensor(f"{what}_{s}", F32, STATE_DIMS, "temp") for what, s in [*kept, *(("past", s) for s in states)]]
-    return _program(spec, "per_step", "Tb Tu Tk stages", *kernels, *_after(spec), temps=temps)
+    return _program(spec, "per_step", "Tb Tu stages Tk", *kernels, *_after(spec), temps=temps)
 
 
 # -- after the loop
@@ -315,7 +315,7 @@ def _gate_tiles(spec: RecurrentSpec, gates: Sequence[str]) -> tuple[Load, ...]:
 def _over_samples(body: Sequence[Stmt], sums: Sequence[tuple[str, str]]) -> Seq:
     """Sequence by sequence and tile by tile of steps; each of ``sums`` (name, axes) goes from ``x0`` to ``x1``."""
     inner = tuple(carry(f"{name}0", axes, Ref(f"{name}_sum"), f"{name}1") for name, axes in sums)
-    steps_of_one = Seq(over("t", Sym("Tt")), tuple(body), inner, law="add", stages=Sym("sample_stages"))
+    steps_of_one = Seq(over("t", Sym("Tt")), tuple(body), inner, law="add", stages=Sym("stages"))
     outer = tuple(carry(f"{name}_sum", axes, ZERO, f"{name}0") for name, axes in sums)
     return Seq(over("b", 1), (steps_of_one,), outer, law="add")
 
@@ -402,7 +402,7 @@ def _program(
     spec: RecurrentSpec, schedule: str, tiles: str, *kernels: Kernel, temps: Sequence[Tensor] = ()
 ) -> Program:
     if schedule != "algorithm":
-        tiles += " Ru Rk Tt sample_stages" + (" Ti" if spec.input_dim is not None else "")
+        tiles += " Ru Rk Tt" + (" Ti" if spec.input_dim is not None else "")
     tensors = (*_tensors(spec), *temps)
     return program(spec, f"recurrent_backward.{schedule}", tiles, tensors, kernels, tuple(params(spec)))
 

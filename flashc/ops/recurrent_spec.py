@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -176,7 +176,7 @@ def sizes(spec: RecurrentSpec) -> dict[str, int]:
     return dict(zip(spec.name_sizes, values, strict=False))
 
 
-def tables(spec: RecurrentSpec) -> dict[str, tuple[int, ...]]:
+def tables(spec: RecurrentSpec) -> dict[str, Sequence[int]]:
     return {"lengths": spec.lengths} if spec.lengths is not None else {}
 
 

@@ -137,7 +137,12 @@ def stores(spec: RecurrentSpec) -> tuple[Stmt, ...]:
 
 def steps(spec: RecurrentSpec, body: Sequence[Stmt], state: Sequence[Carry] = (), *, backward: bool = False) -> Seq:
     """The loop over time."""
-    return Seq(over("t", 1), tuple(body), tuple(state), reverse=spec.reverse != backward)
+    return Seq(over("t", 1), once(body), tuple(state), reverse=spec.reverse != backward)
+
+
+def once(body: Sequence[Stmt]) -> tuple[Stmt, ...]:
+    """Without repetitions: a value that two statements take is rounded once."""
+    return tuple(dict.fromkeys(body))
 
 
 # -- what other kernels do before and after the loop
