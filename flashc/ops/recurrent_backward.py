@@ -21,8 +21,8 @@ from collections.abc import Sequence
 
 from flashc.ir.derivative import derivative, plus, times
 from flashc.ir.intexpr import Const, IntExpr, Sym
-from flashc.ir.nodes import GRID, Carry, Dot, Kernel, Load, Par, Program, Seq, Stmt, Sync, View
-from flashc.ir.scalar import Ref, Scalar, maximum, minimum, refs, where
+from flashc.ir.nodes import GRID, Carry, Dot, Kernel, Par, Program, Seq, Stmt, Sync, View
+from flashc.ir.scalar import FUNCTIONS, Call, Ref, Scalar, maximum, minimum, refs, substitute, walk, where
 from flashc.ir.types import F32, Tensor, Value
 from flashc.ops.base import Operator
 from flashc.ops.build import Index, dot, elementwise, load, loops, over, reduce, store, syms
@@ -42,6 +42,7 @@ from flashc.ops.recurrent_spec import (
     sizes,
     tables,
 )
+from flashc.ops.recurrent_sums import gate_index, input_gradient, result, sums_over_steps, without_input
 from flashc.ops.recurrent_terms import (
     ACTIVE,
     EVERY_STEP,
@@ -66,14 +67,19 @@ TILES = (("n", 1), ("b", Tb), ("u", Tu))
 # -- the step's derivative
 
 
-def adjoints(cell: Cell) -> tuple[tuple[tuple[str, Scalar], ...], dict[str, Scalar]]:
-    """Assignments, and the gradients of ``state_c`` and ``pre_i`` by name, given ``grad_c`` of every new state.
+Assignments = tuple[tuple[str, Scalar], ...]
 
-    Reverse accumulation over the step's assignments; values of the forward step appear by their names.
+
+def adjoints(cell: Cell) -> tuple[Assignments, dict[str, Scalar]]:
+    """Assignments, and with them the gradients of ``state_c`` and ``pre_i`` by name, given ``grad_c`` of new states.
+
+    The step anew, then reverse accumulation over it. An exponential is a value of its own, which its derivative reads.
     """
+    forward = _with_exponentials(definitions(cell))
+    made: dict[Scalar, Scalar] = {expr: Ref(name) for name, expr in forward if isinstance(expr, Call)}
     found: list[tuple[str, Scalar]] = []
     into: dict[str, Scalar] = {f"new_{s}": Ref(f"grad_{s}") for s in cell.states}
-    for name, expr in reversed(definitions(cell)):
+    for name, expr in reversed(forward):
         gradient = into.pop(name, ZERO)
         if gradient == ZERO:
             continue
@@ -81,8 +87,22 @@ def adjoints(cell: Cell) -> tuple[tuple[tuple[str, Scalar], ...], dict[str, Scal
             found.append((f"d_{name}", gradient))
             gradient = Ref(f"d_{name}")
         for used in sorted(refs(expr)):
-            into[used] = plus(into.get(used, ZERO), times(gradient, derivative(expr, used)))
-    return tuple(found), into
+            slope = substitute(derivative(expr, used), made)
+            into[used] = plus(into.get(used, ZERO), times(gradient, slope))
+    return (*forward, *found), into
+
+
+def _with_exponentials(assigned: Assignments) -> Assignments:
+    """The same, with an assignment for each distinct call of exp, tanh and the like before what uses it."""
+    names: dict[Scalar, Scalar] = {}
+    found: list[tuple[str, Scalar]] = []
+    for name, expr in assigned:
+        for node in walk(expr):
+            if isinstance(node, Call) and FUNCTIONS[node.fn].transcendental and node not in names:
+                found.append((f"{node.fn}_{len(names)}", substitute(node, names)))
+                names[node] = Ref(found[-1][0])
+        found.append((name, substitute(expr, names)))
+    return tuple(found)
 
 
 def _gradients(spec: RecurrentSpec) -> tuple[Stmt, ...]:
@@ -92,38 +112,10 @@ def _gradients(spec: RecurrentSpec) -> tuple[Stmt, ...]:
     if spec.lengths is not None:
         gates = [(name, where(ACTIVE, expr, ZERO)) for name, expr in gates]
     states = [(f"past_{s}", into.get(f"state_{s}", ZERO)) for s in spec.cell.states]
-    backward = (*assigned, *gates, *states)
-    again = _needed(definitions(spec.cell), {name for _, expr in backward for name in refs(expr)})
-    return tuple(elementwise(name, "bu", expr) for name, expr in (*again, *backward))
-
-
-def _needed(assigned: Sequence[tuple[str, Scalar]], wanted: set[str]) -> list[tuple[str, Scalar]]:
-    """The assignments that ``wanted`` depends on."""
-    found: list[tuple[str, Scalar]] = []
-    for name, expr in reversed(assigned):
-        if name in wanted:
-            found.insert(0, (name, expr))
-            wanted = wanted | refs(expr)
-    return found
+    return tuple(elementwise(name, "bu", expr) for name, expr in (*assigned, *gates, *states))
 
 
 # -- operands and results of a step
-
-
-def _place(spec: RecurrentSpec, gate: str) -> tuple[str, int]:
-    """Where a gate's gradient is stored: with its input, or in a workspace where it has none."""
-    if gate in spec.cell.inputs:
-        return "dwx", spec.cell.inputs.index(gate)
-    return "dpre", _without_input(spec).index(gate)
-
-
-def _without_input(spec: RecurrentSpec) -> tuple[str, ...]:
-    return tuple(g for g in spec.cell.names if g not in spec.cell.inputs)
-
-
-def _gate_index(spec: RecurrentSpec, gate: str, *rest: str) -> tuple[str, Index]:
-    tensor, number = _place(spec, gate)
-    return tensor, ("b", "t", number, *rest)
 
 
 def _saved(spec: RecurrentSpec) -> tuple[Stmt, ...]:
@@ -151,7 +143,7 @@ def _sees_y(spec: RecurrentSpec, state: str) -> bool:
 def _store_gates(spec: RecurrentSpec) -> tuple[Stmt, ...]:
     found: list[Stmt] = []
     for g in spec.cell.names:
-        tensor, index = _gate_index(spec, g, "n", "u")
+        tensor, index = gate_index(spec, g, "n", "u")
         found += stored(tensor, index, f"dpre_{g}", spec.element)
     return tuple(found)
 
@@ -172,7 +164,7 @@ def _clipped(spec: RecurrentSpec, gradient: Scalar) -> Scalar:
 
 
 def _handed_back(spec: RecurrentSpec, through: Scalar) -> tuple[Stmt, ...]:
-    """``before_c``: gradients of the states before the step; ``init1_c`` adds up those of the initial states."""
+    """``back_c``: gradients of the states before the step; ``init1_c`` adds up those of the initial states."""
     found: list[Stmt] = []
     for s in spec.cell.states:
         gradient: Scalar = Ref(f"past_{s}") + through if s == "h" else Ref(f"past_{s}")
@@ -235,7 +227,7 @@ def _alone(spec: RecurrentSpec, sums: Sequence[Stmt] = (), totals: Sequence[Carr
 def per_head(spec: RecurrentSpec) -> Program:
     """One block per head and tile of sequences."""
     kernel = Kernel("steps", (Par(loops(("n", 1), ("b", Tb)), _alone(spec)),))
-    return _program(spec, "per_head", "Tb stages", kernel, *_after(spec))
+    return _program(spec, "per_head", "Tb stages", kernel, *sums_over_steps(spec))
 
 
 # -- tasks that share a head
@@ -245,7 +237,7 @@ def persistent(spec: RecurrentSpec) -> Program:
     """R on chip for all steps, spread over tasks that wait for each other once per step."""
     gates = []
     for g in spec.cell.recurrent:
-        tensor, index = _gate_index(spec, g, "n", "k")
+        tensor, index = gate_index(spec, g, "n", "k")
         gates.append(load(f"dgate_{g}", "bk", spec.element, tensor, index))
     through = _through_r(spec, "through", "bu", "dgate_{}", "k")
     body = (
@@ -254,7 +246,7 @@ def persistent(spec: RecurrentSpec) -> Program:
     )
     inner = (*matrices(spec, "ku"), *_last_loads(spec), _loop(spec, body), *_initial_gradients(spec))
     kernel = Kernel("steps", (Par(loops(*TILES), inner),))
-    return _program(spec, "persistent", "Tb Tu stages", kernel, *_after(spec))
+    return _program(spec, "persistent", "Tb Tu stages", kernel, *sums_over_steps(spec))
 
 
 def per_step(spec: RecurrentSpec) -> Program:
@@ -275,7 +267,7 @@ def per_step(spec: RecurrentSpec) -> Program:
     )
     slices = []
     for g in gates:
-        tensor, index = _gate_index(spec, g, "n", "k")
+        tensor, index = gate_index(spec, g, "n", "k")
         slices.append(load(f"dgate_{g}", "bk", spec.element, tensor, index))
     chain = list(_through_r(spec, "through1", "bu", "dgate_{}", "k"))
     chain[0] = Dot(chain[0].out, chain[0].a, chain[0].b, chain[0].over, Ref("through"))
@@ -294,78 +286,7 @@ def per_step(spec: RecurrentSpec) -> Program:
     kernels = [Kernel("begin", (Par(loops(*TILES), begin),)), Kernel("steps", (steps(spec, each, backward=True),))]
     kernels += [Kernel("end", (Par(loops(*TILES), end),))] if spec.initial_state else []
     temps = [Tensor(f"{what}_{s}", F32, STATE_DIMS, "temp") for what, s in [*kept, *(("past", s) for s in states)]]
-    return _program(spec, "per_step", "Tb Tu stages Tk", *kernels, *_after(spec), temps=temps)
-
-
-# -- after the loop
-
-
-def _after(spec: RecurrentSpec) -> tuple[Kernel, ...]:
-    return (_recurrent_weights(spec), _biases(spec), *(_projection(spec) if spec.input_dim is not None else ()))
-
-
-def _gate_tiles(spec: RecurrentSpec, gates: Sequence[str]) -> tuple[Load, ...]:
-    found = []
-    for g in gates:
-        tensor, index = _gate_index(spec, g, "n", "u")
-        found.append(load(f"dgate_{g}", "tu", spec.element, tensor, index))
-    return tuple(found)
-
-
-def _over_samples(body: Sequence[Stmt], sums: Sequence[tuple[str, str]]) -> Seq:
-    """Sequence by sequence and tile by tile of steps; each of ``sums`` (name, axes) goes from ``x0`` to ``x1``."""
-    inner = tuple(carry(f"{name}0", axes, Ref(f"{name}_sum"), f"{name}1") for name, axes in sums)
-    steps_of_one = Seq(over("t", Sym("Tt")), tuple(body), inner, law="add", stages=Sym("stages"))
-    outer = tuple(carry(f"{name}_sum", axes, ZERO, f"{name}0") for name, axes in sums)
-    return Seq(over("b", 1), (steps_of_one,), outer, law="add")
-
-
-def _result(spec: RecurrentSpec, tensor: str, index: Index, name: str, axes: str) -> tuple[Stmt, ...]:
-    last, rounding = rounded(f"{name}_sum", axes, spec.element)
-    return (*rounding, store(tensor, index, last))
-
-
-def _recurrent_weights(spec: RecurrentSpec) -> Kernel:
-    gates = spec.cell.recurrent
-    dots = [dot(f"dr_{g}1", "uk", f"dgate_{g}", "h_t", "t", Ref(f"dr_{g}0")) for g in gates]
-    past = load("h_t", "tk", spec.element, "before_h", at_step("k"))
-    loop = _over_samples((past, *_gate_tiles(spec, gates), *dots), [(f"dr_{g}", "uk") for g in gates])
-    ends = [s for n, g in enumerate(gates) for s in _result(spec, "dr", (n, "n", "u", "k"), f"dr_{g}", "uk")]
-    return Kernel("recurrent_weights", (Par(loops(("n", 1), ("u", Sym("Ru")), ("k", Sym("Rk"))), (loop, *ends)),))
-
-
-def _biases(spec: RecurrentSpec) -> Kernel:
-    gates = spec.cell.names
-    sums: list[Stmt] = [reduce(f"part_{g}", "u", "sum", f"dgate_{g}", "t") for g in gates]
-    sums += [elementwise(f"db_{g}1", "u", Ref(f"db_{g}0") + Ref(f"part_{g}")) for g in gates]
-    loop = _over_samples((*_gate_tiles(spec, gates), *sums), [(f"db_{g}", "u") for g in gates])
-    ends = [s for n, g in enumerate(gates) for s in _result(spec, "dbias", (n, "n", "u"), f"db_{g}", "u")]
-    return Kernel("biases", (Par(loops(("n", 1), ("u", Sym("Ru"))), (loop, *ends)),))
-
-
-def _projection(spec: RecurrentSpec) -> tuple[Kernel, Kernel]:
-    """dW and dx."""
-    element, tile = spec.element, ("b", "t", "g", "n", "u")
-    xt = load("xt", "ti", element, "x", ("b", "t", "i"))
-    gate = load("dgate", "tu", element, "dwx", tile)
-    loop = _over_samples((xt, gate, dot("dw1", "ui", "dgate", "xt", "t", Ref("dw0"))), [("dw", "ui")])
-    around = loops(("g", 1), ("n", 1), ("u", Sym("Ru")), ("i", Sym("Ti")))
-    weights = Kernel("input_weights", (Par(around, (loop, *_result(spec, "dw", ("g", "n", "u", "i"), "dw", "ui"))),))
-
-    rows = loops(("b", 1), ("t", Sym("Tt")), ("i", Sym("Ti")))
-    return weights, Kernel("inputs", (Par(rows, _input_gradient(spec)),))
-
-
-def _input_gradient(spec: RecurrentSpec) -> tuple[Stmt, ...]:
-    """dx of a tile: the sum over gates, heads and units."""
-    step = (
-        load("dgate", "tu", spec.element, "dwx", ("b", "t", "g", "n", "u")),
-        load("wt", "ui", spec.element, "w", ("g", "n", "u", "i")),
-        dot("dx1", "ti", "dgate", "wt", "u", Ref("dx0")),
-    )
-    heads = Seq(over("n", 1), step, (carry("dx0", "ti", Ref("dx_sum"), "dx1"),), law="add")
-    gates = Seq(over("g", 1), (heads,), (carry("dx_sum", "ti", ZERO, "dx0"),), law="add")
-    return (gates, *_result(spec, "dx", ("b", "t", "i"), "dx", "ti"))
+    return _program(spec, "per_step", "Tb Tu stages Tk", *kernels, *sums_over_steps(spec), temps=temps)
 
 
 # -- programs
@@ -393,8 +314,8 @@ def _tensors(spec: RecurrentSpec) -> tuple[Tensor, ...]:
         made += [Tensor(f"dinit_{s}", F32, STATE_DIMS, "out") for s in cell.states]
     if spec.input_dim is not None:
         made.append(Tensor("dwx", element, (B, T, count["wx"], N, D), "temp"))
-    if _without_input(spec):
-        made.append(Tensor("dpre", element, (B, T, Const(len(_without_input(spec))), N, D), "temp"))
+    if without_input(spec):
+        made.append(Tensor("dpre", element, (B, T, Const(len(without_input(spec))), N, D), "temp"))
     return (*given, *extras(spec), *made)
 
 
@@ -425,11 +346,11 @@ def algorithm(spec: RecurrentSpec) -> Program:
         sums.append(elementwise(f"dbias_{g}1", "u", Ref(f"dbias_{g}_sum") + Ref(f"part_{g}")))
         results.append((f"dbias_{g}", "u", (n, "n", "u")))
     totals = [carry(f"{name}_sum", axes, ZERO, f"{name}1") for name, axes, _ in results]
-    ends = [s for name, axes, index in results for s in _result(spec, name.partition("_")[0], index, name, axes)]
+    ends = [s for name, axes, index in results for s in result(spec, name.partition("_")[0], index, name, axes)]
     head = (*_alone(spec, sums, totals), *ends)
     if not projected:
         return _program(spec, "algorithm", "", Kernel("gradients", (Par(loops(("n", 1)), head),)))
-    rows = Seq(over("b", 1), _input_gradient(spec))
+    rows = Seq(over("b", 1), input_gradient(spec))
     kernels = (Kernel("gradients", (Par((), (Seq(over("n", 1), head),)),)), Kernel("inputs", (Par((), (rows,)),)))
     return _program(spec, "algorithm", "", *kernels)
 

@@ -7,9 +7,11 @@ Axes: sequence b, step t, head n, unit u, unit k of the previous step, input i, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from flashc.ir.intexpr import Const, IntExpr, Sym
 from flashc.ir.nodes import Carry, Kernel, Load, Par, Program, Seq, Stmt
+from flashc.ir.rewrite import without_unused
 from flashc.ir.scalar import Coord, Fetch, Lit, Ref, Scalar, where
 from flashc.ir.types import F32, Axis, DType, Param, Tensor, Value
 from flashc.ops.build import Index, cast, dot, elementwise, load, loops, over, store
@@ -201,7 +203,8 @@ def program(
     return Program(
         name=operator, schedule=schedule, sizes=spec.name_sizes, fixed=tuple(fixed.items()),
         axes=tuple(Axis(a, n) for a, n in extents.items()), params=tuple(Param(p, F32) for p in params),
-        tensors=tuple(tensors), tiles=tuple(tiles.split()), kernels=tuple(kernels),
+        tensors=tuple(tensors), tiles=tuple(tiles.split()),
+        kernels=tuple(replace(k, body=without_unused(k.body)) for k in kernels),
     )
 
 
