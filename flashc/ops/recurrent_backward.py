@@ -213,12 +213,11 @@ def _initial_gradients(spec: RecurrentSpec) -> tuple[Stmt, ...]:
 
 def _alone(spec: RecurrentSpec, sums: Sequence[Stmt] = (), totals: Sequence[Carry] = ()) -> tuple[Stmt, ...]:
     """A head and some sequences; ``sums`` add to ``totals`` in every step."""
-    rounding = [stmt for g in spec.cell.recurrent for stmt in rounded(f"dpre_{g}", "bu", spec.element)[1]]
     operand = rounded("dpre_{}", "bu", spec.element)[0]
     through = _through_r(spec, "through_k", "bk", operand, "u")
     view = View(Value("through", ("b", "u"), F32), "through_k")
     body = (
-        *_saved(spec), *_incoming(spec), *_gradients(spec), *rounding, *_store_gates(spec), *through, view,
+        *_saved(spec), *_incoming(spec), *_gradients(spec), *_store_gates(spec), *through, view,
         *_handed_back(spec, _clipped(spec, Ref("through"))), *sums,
     )
     return (*matrices(spec), *_last_loads(spec), _loop(spec, body, totals), *_initial_gradients(spec))
