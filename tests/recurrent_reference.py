@@ -40,6 +40,11 @@ def _gru(pre: Tensors, s: Tensors) -> Tensors:
     return {"h": z * s["h"] + (1 - z) * torch.tanh(pre["n"] + torch.sigmoid(pre["r"]) * pre["a"])}
 
 
+def _gru_before(pre: Tensors, s: Tensors) -> Tensors:
+    z = torch.sigmoid(pre["z"])
+    return {"h": z * s["h"] + (1 - z) * torch.tanh(pre["n"])}
+
+
 def _elman(pre: Tensors, s: Tensors) -> Tensors:
     return {"h": torch.tanh(pre["a"])}
 
@@ -49,6 +54,7 @@ CELLS: dict[str, tuple[Callable[[Tensors, Tensors], Tensors], str, str, str, str
     "lstm": (_lstm, "hc", "ifzo", "ifzo", "ifzo"),
     "slstm": (_slstm, "hcnm", "ifzo", "ifzo", "ifzo"),
     "gru": (_gru, "h", "arzn", "arz", "rzn"),
+    "gru_before": (_gru_before, "h", "rzn", "rzn", "rzn"),
     "elman": (_elman, "h", "a", "a", "a"),
 }
 
@@ -67,20 +73,28 @@ def forward(
         before = dict(now)
         if "reset" in given:
             before = {s: torch.where(given["reset"][:, t, None, None], first[s], now[s]) for s in states}
-        h = before["h"] * 1.0
-        if clip is not None and h.requires_grad:
-            h.register_hook(lambda g: g.clamp(-clip, clip))
-        product = torch.einsum("gnuk,bnk->gbnu", given["r"], h)
-        pre = {}
+        h = _clipped(before["h"], clip)
+        pre: Tensors = {}
         for n, g in enumerate(gates):
             pre[g] = given["bias"][n].expand(batch, heads, units)
-            pre[g] = pre[g] + product[recurrent.index(g)] if g in recurrent else pre[g]
+            if g in recurrent:
+                reset = cell == "gru_before" and g == "n"
+                operand = _clipped(torch.sigmoid(pre["r"]) * before["h"], clip) if reset else h
+                pre[g] = pre[g] + torch.einsum("nuk,bnk->bnu", given["r"][recurrent.index(g)], operand)
             pre[g] = pre[g] + wx[:, t, inputs.index(g)] if g in inputs else pre[g]
         new = step(pre, before)
         active = torch.tensor([t < n for n in lengths] if lengths else [True] * batch)[:, None, None]
         now = {s: torch.where(active, new[s], now[s]) for s in states}
         ys[t] = torch.where(active, new["h"], zero)
     return torch.stack(ys, 1), now
+
+
+def _clipped(operand: Any, clip: float | None) -> Any:
+    """The same, and limits the gradient that comes back through it."""
+    operand = operand * 1.0
+    if clip is not None and operand.requires_grad:
+        operand.register_hook(lambda g: g.clamp(-clip, clip))
+    return operand
 
 
 def workload(op: str, **keys: Any) -> tuple[Any, Any]:

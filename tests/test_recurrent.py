@@ -159,7 +159,7 @@ def test_states_of_16_bit_layers_stay_fp32() -> None:
 def test_every_schedule_is_as_good_as_the_plain_computation(cell: str, dtype: str) -> None:
     keys = {"op": "recurrent", "cell": cell, **SMALL, "dtype": dtype, "input_dim": 6, "resets": True}
     rows = verified(load_workload(keys), "epyc", backend="interpreter")
-    assert {row.how.split(",")[0] for row in rows} == {"per_head", "persistent", "per_step"}
+    assert {row.how.split(",")[0] for row in rows} >= {"per_head", "persistent"}
     assert all(row.ok for row in rows), rows
 
 
@@ -167,6 +167,8 @@ def test_only_one_schedule_waits_and_only_one_launches_per_step() -> None:
     _, alone, together, stepped = programs("recurrent", cell="lstm", **SMALL)
     assert [any(map(persistent, p.kernels)) for p in (alone, together, stepped)] == [False, True, False]
     assert "seq t: 1\n      par" in print_program(stepped)
+    _, alone, together = programs("recurrent", cell="gru_before", **SMALL)  # its products wait for each other
+    assert print_program(together).count("sync grid") == 2 and "sync grid" not in print_program(alone)
 
 
 @pytest.mark.parametrize("cell", list(CELLS))
@@ -205,12 +207,15 @@ def test_a_new_cell_is_one_block_of_expressions() -> None:
     ("change", "problem"),
     [
         ({"states": ["c", "h"]}, "h first, which R multiplies"),
-        ({"gates": {"f": "input", "n": "input"}}, "no gate is recurrent"),
+        ({"gates": {"f": "input", "n": "input"}}, "no gate multiplies h"),
         ({"gates": {"f": "both", "n": "none"}}, "one of both, recurrent, input"),
         ({"gates": {"h": "both"}}, "other names than those of states"),
         ({"gates": {"exp": "both"}}, "names that mean nothing else in expressions"),
         ({"step": {"f_": "sigmoid(f)"}}, "an assignment of every state, h too"),
         ({"step": {"h": "tanh(g)"}}, "unknown name 'g'"),
+        ({"gates": {"f": {"of": "n * h"}, "n": "both"}}, "cell.gates.f.of: unknown name 'n'"),
+        ({"gates": {"f": {"of": "h < 0.0"}, "n": "both"}}, "its value is bool"),
+        ({"gates": {"f": {"of": "h * h"}, "n": "input"}}, "no gate multiplies h"),
         ({"step": {"h": "h < n"}}, "its value is bool"),
         ({"step": {"n": "h", "h": "f"}}, "a gate is given: assign another name"),
         ({"step": {"h": "later", "later": "f"}}, "unknown name 'later'"),

@@ -81,6 +81,7 @@ def _tensors(spec: RecurrentSpec, *temps: Tensor) -> tuple[Tensor, ...]:
         found += [Tensor(f"last_{s}", F32, STATE_DIMS, "out") for s in cell.states]
     if "saved" in spec.outputs:
         found += [Tensor(f"before_{s}", spec.saved_type(s), EVERY_STEP, "out") for s in cell.states]
+        found += [Tensor(f"of_{g}", element, EVERY_STEP, "out") for g in cell.of_others]
         found.append(Tensor("pre", element, (B, T, Const(gates[1]), N, D), "out"))
     return (*found, *temps)
 
@@ -102,8 +103,13 @@ def _alone(spec: RecurrentSpec, before: tuple[Stmt, ...], given: tuple[Stmt, ...
     """A head and some sequences: ``before`` the loop, and ``given`` by each step, which makes the gates' inputs."""
     last, rounding = rounded("state_h", "bu", spec.element)
     operand = View(Value("h_k", ("b", "k"), spec.element), last)
-    body = (*reset(spec), *rounding, operand, *given, *pre_activations(spec, "h_k"), *_finish(spec))
+    body = (*reset(spec), *rounding, operand, *given, *pre_activations(spec, "h_k", _seen_by_k), *_finish(spec))
     return (*matrices(spec), *biases(spec), *initial_loads(spec), *before, _loop(spec, body), *_last(spec))
+
+
+def _seen_by_k(spec: RecurrentSpec, gate: str) -> tuple[Stmt, ...]:
+    last, rounding = rounded(f"of_{gate}", "bu", spec.element)
+    return (*rounding, View(Value(f"of_{gate}_k", ("b", "k"), spec.element), last))
 
 
 def _finish(spec: RecurrentSpec) -> tuple[Stmt, ...]:
@@ -170,18 +176,27 @@ def _hand_on(spec: RecurrentSpec) -> tuple[Stmt, ...]:
     return stored(EXCHANGE, (slot(Sym("t") + 1), *UNIT), after(spec, "h"), spec.element)
 
 
+def _passed_on(spec: RecurrentSpec, gate: str) -> tuple[Stmt, ...]:
+    """What a gate multiplies in place of h, from all tasks to all tasks; the barrier of the step's end guards it."""
+    name = f"operand_{gate}"
+    passed = stored(name, UNIT, f"of_{gate}", spec.element)
+    return (*passed, Sync(GRID), load(f"of_{gate}_k", "bk", spec.element, name, ("b", "n", "k")))
+
+
 def _exchange(spec: RecurrentSpec) -> Tensor:
     return Tensor(EXCHANGE, spec.element, (Const(2), *STATE_DIMS), "temp")
 
 
 def persistent(spec: RecurrentSpec) -> Program:
-    """R on chip for all steps, spread over tasks that wait for each other once per step."""
+    """R on chip for all steps, spread over tasks that wait for each other in each step."""
     operand, loads = _operand(spec)
-    step = (*reset(spec), *loads, *inputs(spec), *pre_activations(spec, operand), *_finish(spec), *_hand_on(spec))
-    loop = _loop(spec, (*step, Sync(GRID)))
+    gates = pre_activations(spec, operand, _passed_on)
+    step = (*reset(spec), *loads, *inputs(spec), *gates, *_finish(spec), *_hand_on(spec), Sync(GRID))
+    loop = _loop(spec, step)
     body = (*matrices(spec), *biases(spec), *initial_loads(spec), loop, *_last(spec))
     kernel = Kernel("steps", (Par(loops(*TILES), body),))
-    return _program(spec, "persistent", "Tb Tu", _begin(spec), kernel, temps=(_exchange(spec),))
+    others = tuple(Tensor(f"operand_{g}", spec.element, STATE_DIMS, "temp") for g in spec.cell.of_others)
+    return _program(spec, "persistent", "Tb Tu", _begin(spec), kernel, temps=(_exchange(spec), *others))
 
 
 def per_step(spec: RecurrentSpec) -> Program:
@@ -213,12 +228,17 @@ def per_step(spec: RecurrentSpec) -> Program:
     return _program(spec, "per_step", "Tb Tu Tk stages", _begin(spec, begin), kernel, temps=(_exchange(spec), *temps))
 
 
+def schedules(spec: RecurrentSpec) -> tuple[Program, ...]:
+    """One launch per step is not offered where a step has products that wait for each other."""
+    return (per_head(spec), persistent(spec), *(() if spec.cell.of_others else (per_step(spec),)))
+
+
 OPERATOR = Operator(
     name="recurrent",
     schema=SCHEMA,
     parse=parse,
     algorithm=algorithm,
-    schedules=lambda spec: (per_head(spec), persistent(spec), per_step(spec)),
+    schedules=schedules,
     sizes=sizes,
     params=lambda _spec: {},
     tables=tables,

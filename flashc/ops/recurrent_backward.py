@@ -17,11 +17,11 @@ per_step (two launches per step: the pointwise kernel, then the product).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from flashc.ir.derivative import derivative, plus, times
 from flashc.ir.intexpr import Const, IntExpr, Sym
-from flashc.ir.nodes import GRID, Carry, Dot, Kernel, Par, Program, Seq, Stmt, Sync, View
+from flashc.ir.nodes import GRID, Carry, Dot, Kernel, Load, Par, Program, Seq, Stmt, Sync, View
 from flashc.ir.scalar import FUNCTIONS, Call, Ref, Scalar, maximum, minimum, refs, substitute, walk, where
 from flashc.ir.types import F32, Tensor, Value
 from flashc.ops.base import Operator
@@ -105,14 +105,34 @@ def _with_exponentials(assigned: Assignments) -> Assignments:
     return tuple(found)
 
 
-def _gradients(spec: RecurrentSpec) -> tuple[Stmt, ...]:
-    """``dpre_i`` in f32 of every gate and ``past_c`` of every state, from ``grad_c``, ``pre_i`` and ``state_c``."""
+Product = Callable[[RecurrentSpec, str], tuple[Stmt, ...]]
+
+
+def _gradients(spec: RecurrentSpec, product: Product | None = None) -> tuple[Stmt, ...]:
+    """``dpre_i`` of every gate, stored, and ``past_c`` of every state, from ``grad_c``, ``pre_i`` and ``state_c``.
+
+    ``product`` makes ``dof_i`` of the stored ``dpre_i`` of a gate i that multiplies something else than h.
+    """
     assigned, into = adjoints(spec.cell)
-    gates = [(f"dpre_{g}", into.get(f"pre_{g}", ZERO)) for g in spec.cell.names]
-    if spec.lengths is not None:
-        gates = [(name, where(ACTIVE, expr, ZERO)) for name, expr in gates]
-    states = [(f"past_{s}", into.get(f"state_{s}", ZERO)) for s in spec.cell.states]
-    return tuple(elementwise(name, "bu", expr) for name, expr in (*assigned, *gates, *states))
+    others = spec.cell.of_others
+    found: list[Stmt] = [elementwise(name, "bu", expr) for name, expr in assigned]
+    for g in reversed(others):
+        assert product is not None
+        found += [*_gate_gradient(spec, g, into), *product(spec, g)]
+        for used in sorted(refs(others[g])):
+            more = times(_clipped(spec, Ref(f"dof_{g}")), derivative(others[g], used))
+            into[used] = plus(into.get(used, ZERO), more)
+    for g in spec.cell.names:
+        found += _gate_gradient(spec, g, into) if g not in others else ()
+    found += [elementwise(f"past_{s}", "bu", into.get(f"state_{s}", ZERO)) for s in spec.cell.states]
+    return tuple(found)
+
+
+def _gate_gradient(spec: RecurrentSpec, gate: str, into: Mapping[str, Scalar]) -> tuple[Stmt, ...]:
+    gradient = into.get(f"pre_{gate}", ZERO)
+    gradient = gradient if spec.lengths is None else where(ACTIVE, gradient, ZERO)
+    tensor, index = gate_index(spec, gate, "n", "u")
+    return (elementwise(f"dpre_{gate}", "bu", gradient), *stored(tensor, index, f"dpre_{gate}", spec.element))
 
 
 # -- operands and results of a step
@@ -140,18 +160,10 @@ def _sees_y(spec: RecurrentSpec, state: str) -> bool:
     return state == "h" and "y" in spec.outputs
 
 
-def _store_gates(spec: RecurrentSpec) -> tuple[Stmt, ...]:
-    found: list[Stmt] = []
-    for g in spec.cell.names:
-        tensor, index = gate_index(spec, g, "n", "u")
-        found += stored(tensor, index, f"dpre_{g}", spec.element)
-    return tuple(found)
-
-
 def _through_r(spec: RecurrentSpec, name: str, axes: str, operand: str, contracted: str) -> tuple[Dot, ...]:
-    """``name``: the sum over recurrent gates of R_g^T times the gate's gradient, which is called by ``operand``."""
+    """``name``: the sum over gates that multiply h of R_g^T times the gate's gradient, called by ``operand``."""
     found: list[Dot] = []
-    gates = spec.cell.recurrent
+    gates = spec.cell.of_h
     for n, g in enumerate(gates):
         out = name if n == len(gates) - 1 else f"{name}_{g}"
         init = Ref(found[-1].out.name) if found else None
@@ -217,10 +229,16 @@ def _alone(spec: RecurrentSpec, sums: Sequence[Stmt] = (), totals: Sequence[Carr
     through = _through_r(spec, "through_k", "bk", operand, "u")
     view = View(Value("through", ("b", "u"), F32), "through_k")
     body = (
-        *_saved(spec), *_incoming(spec), *_gradients(spec), *_store_gates(spec), *through, view,
+        *_saved(spec), *_incoming(spec), *_gradients(spec, _own_product), *through, view,
         *_handed_back(spec, _clipped(spec, Ref("through"))), *sums,
     )
     return (*matrices(spec), *_last_loads(spec), _loop(spec, body, totals), *_initial_gradients(spec))
+
+
+def _own_product(spec: RecurrentSpec, gate: str) -> tuple[Stmt, ...]:
+    operand = rounded(f"dpre_{gate}", "bu", spec.element)[0]
+    product = dot(f"dof_{gate}_k", "bk", operand, f"r_{gate}", "u")
+    return (product, View(Value(f"dof_{gate}", ("b", "u"), F32), f"dof_{gate}_k"))
 
 
 def per_head(spec: RecurrentSpec) -> Program:
@@ -234,13 +252,10 @@ def per_head(spec: RecurrentSpec) -> Program:
 
 def persistent(spec: RecurrentSpec) -> Program:
     """R on chip for all steps, spread over tasks that wait for each other once per step."""
-    gates = []
-    for g in spec.cell.recurrent:
-        tensor, index = gate_index(spec, g, "n", "k")
-        gates.append(load(f"dgate_{g}", "bk", spec.element, tensor, index))
+    gates = [_all_units(spec, g) for g in spec.cell.of_h]
     through = _through_r(spec, "through", "bu", "dgate_{}", "k")
     body = (
-        *_saved(spec), *_incoming(spec), *_gradients(spec), *_store_gates(spec), Sync(GRID), *gates, *through,
+        *_saved(spec), *_incoming(spec), *_gradients(spec, _shared_product), Sync(GRID), *gates, *through,
         *_handed_back(spec, _clipped(spec, Ref("through"))),
     )
     inner = (*matrices(spec, "ku"), *_last_loads(spec), _loop(spec, body), *_initial_gradients(spec))
@@ -248,9 +263,19 @@ def persistent(spec: RecurrentSpec) -> Program:
     return _program(spec, "persistent", "Tb Tu stages", kernel, *sums_over_steps(spec))
 
 
+def _all_units(spec: RecurrentSpec, gate: str) -> Load:
+    """A gate's gradients of a step, which all tasks have stored."""
+    tensor, index = gate_index(spec, gate, "n", "k")
+    return load(f"dgate_{gate}", "bk", spec.element, tensor, index)
+
+
+def _shared_product(spec: RecurrentSpec, gate: str) -> tuple[Stmt, ...]:
+    return (Sync(GRID), _all_units(spec, gate), dot(f"dof_{gate}", "bu", f"dgate_{gate}", f"r_{gate}", "k"))
+
+
 def per_step(spec: RecurrentSpec) -> Program:
     """Two launches per step; gradients of the states pass through memory."""
-    states, gates = spec.cell.states, spec.cell.recurrent
+    states = spec.cell.states
     counts = _counts_resets(spec)
     kept = [("after", s) for s in states] + ([("init", s) for s in states] if counts else [])
     start = [_last(spec, s) if what == "after" else ZERO for what, s in kept]
@@ -261,13 +286,10 @@ def per_step(spec: RecurrentSpec) -> Program:
     )
     olds = tuple(load(f"{what}_{s}", "bu", F32, f"{what}_{s}", UNIT) for what, s in kept)
     pointwise = (
-        *olds, *_saved(spec), *_incoming(spec), *_gradients(spec), *_store_gates(spec),
+        *olds, *_saved(spec), *_incoming(spec), *_gradients(spec),
         *(store(f"past_{s}", UNIT, f"past_{s}") for s in states),
     )
-    slices = []
-    for g in gates:
-        tensor, index = gate_index(spec, g, "n", "k")
-        slices.append(load(f"dgate_{g}", "bk", spec.element, tensor, index))
+    slices = [_all_units(spec, g) for g in spec.cell.of_h]
     chain = list(_through_r(spec, "through1", "bu", "dgate_{}", "k"))
     chain[0] = Dot(chain[0].out, chain[0].a, chain[0].b, chain[0].over, Ref("through"))
     product = Seq(
@@ -303,6 +325,7 @@ def _tensors(spec: RecurrentSpec) -> tuple[Tensor, ...]:
         shapes["wx"] = (B, T, count["wx"], N, D)
     given = [Tensor(name, element, shapes[name], "in") for name in ("x", "w", "r") if name in shapes]
     given += [Tensor(f"before_{s}", spec.saved_type(s), EVERY_STEP, "in") for s in cell.states]
+    given += [Tensor(f"of_{g}", element, EVERY_STEP, "in") for g in cell.of_others]
     given.append(Tensor("pre", element, (B, T, count["bias"], N, D), "in"))
     if "y" in spec.outputs:
         given.append(Tensor("dy", element, EVERY_STEP, "in"))
@@ -334,8 +357,12 @@ def algorithm(spec: RecurrentSpec) -> Program:
     sums: list[Stmt] = [View(Value("h_k", ("b", "k"), spec.element), "state_h")]
     sums += [load("xt", "bi", spec.element, "x", ("b", "t", "i"))] if projected else []
     results: list[tuple[str, str, Index]] = []
+    for g in cell.of_others:
+        sums.append(load(f"of_{g}_u", "bu", spec.element, f"of_{g}", at_step()))
+        sums.append(View(Value(f"of_{g}_k", ("b", "k"), spec.element), f"of_{g}_u"))
     for n, g in enumerate(cell.recurrent):
-        sums.append(dot(f"dr_{g}1", "uk", operand.format(g), "h_k", "b", Ref(f"dr_{g}_sum")))
+        multiplied = f"of_{g}_k" if g in cell.of_others else "h_k"
+        sums.append(dot(f"dr_{g}1", "uk", operand.format(g), multiplied, "b", Ref(f"dr_{g}_sum")))
         results.append((f"dr_{g}", "uk", (n, "n", "u", "k")))
     for n, g in enumerate(cell.inputs if projected else ()):
         sums.append(dot(f"dw_{g}1", "ui", operand.format(g), "xt", "b", Ref(f"dw_{g}_sum")))
@@ -354,6 +381,11 @@ def algorithm(spec: RecurrentSpec) -> Program:
     return _program(spec, "algorithm", "", *kernels)
 
 
+def schedules(spec: RecurrentSpec) -> tuple[Program, ...]:
+    """Those of the forward pass."""
+    return (per_head(spec), persistent(spec), *(() if spec.cell.of_others else (per_step(spec),)))
+
+
 def params(spec: RecurrentSpec) -> dict[str, float]:
     return {"clip": spec.clip} if spec.clip is not None else {}
 
@@ -363,7 +395,7 @@ OPERATOR = Operator(
     schema=BACKWARD_SCHEMA,
     parse=parse,
     algorithm=algorithm,
-    schedules=lambda spec: (per_head(spec), persistent(spec), per_step(spec)),
+    schedules=schedules,
     sizes=sizes,
     params=params,
     tables=tables,

@@ -7,8 +7,12 @@ intermediate value. The first state is h, which the recurrent matrices multiply.
 A gate's pre-activation is the sum of its bias, its recurrent product ``R_g h`` and its input ``Wx_g``, of which a gate
 may lack one. The n-th gate that has a recurrent product takes the n-th matrix of R, and so do inputs.
 
-The gates of LSTM are in the order i, f, z, o (z is often called g or c~). GRU is the variant that resets after the
-product (as cuDNN and PyTorch have it): its candidate needs ``R h + b`` on its own, the gate ``a`` without an input.
+A gate may multiply something else than h (``of``): an expression of states and of gates named before it, whose
+products it has to wait for.
+
+The gates of LSTM are in the order i, f, z, o (z is often called g or c~). ``gru`` resets after the product, as cuDNN
+and PyTorch have it: its candidate needs ``R h + b`` on its own, the gate ``a`` without an input. ``gru_before`` is the
+original (Cho et al. 2014), which resets h before the product: two products per step, one after the other.
 
 sLSTM (Beck et al. 2024, xLSTM) keeps c and n scaled by exp(-m), where m is the running maximum of log gates. One rule
 holds for each element: n = 0 means that nothing has been seen, so the input gate alone is the maximum and c and n
@@ -20,8 +24,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from flashc.ir.scalar import FUNCTIONS, Ref, Scalar, kind_of, refs, substitute
+from flashc.ir.scalar import FUNCTIONS, Ref, Scalar, kind_of, substitute
 from flashc.ir.scalar_parse import parse_scalar
 from flashc.ir.scalar_sugar import SUGAR
 
@@ -32,11 +37,12 @@ KINDS = (BOTH, "recurrent", "input")
 
 @dataclass(frozen=True)
 class Gate:
-    """A pre-activation: whether it takes a recurrent product, and whether it takes an input."""
+    """A pre-activation: whether it takes a recurrent product, and of what if not of h; whether it takes an input."""
 
     name: str
     recurrent: bool = True
     input: bool = True
+    of: Scalar | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,17 @@ class Cell:
         return tuple(g.name for g in self.gates if g.recurrent)
 
     @property
+    def of_h(self) -> tuple[str, ...]:
+        """Gates whose product is of h."""
+        return tuple(g.name for g in self.gates if g.recurrent and g.of is None)
+
+    @property
+    def of_others(self) -> dict[str, Scalar]:
+        """What other gates multiply, by names as in :func:`definitions`; in order."""
+        now = _given(self)
+        return {g.name: substitute(g.of, now) for g in self.gates if g.of is not None}
+
+    @property
     def inputs(self) -> tuple[str, ...]:
         """Gates with an input, in the order of Wx."""
         return tuple(g.name for g in self.gates if g.input)
@@ -62,11 +79,6 @@ class Cell:
     def names(self) -> tuple[str, ...]:
         """All gates, in the order of the biases."""
         return tuple(g.name for g in self.gates)
-
-    def reads(self, state: str) -> bool:
-        """Whether the step reads the old value of a state."""
-        made = next(n for n, (name, _) in enumerate(self.step) if name == state)
-        return any(state in refs(expr) for _, expr in self.step[: made + 1])
 
 
 class CellError(ValueError):
@@ -77,29 +89,47 @@ class CellError(ValueError):
         self.path, self.problem, self.allowed, self.fix = path, problem, allowed, fix
 
 
-def make_cell(name: str, states: Sequence[str], gates: Mapping[str, str], step: Mapping[str, str], source: str) -> Cell:
-    """A cell from its text; ``gates`` says for each whether it is ``both``, ``recurrent`` or ``input``.
+GateText = str | Mapping[str, Any]
+
+
+def make_cell(
+    name: str, states: Sequence[str], gates: Mapping[str, GateText], step: Mapping[str, str], source: str
+) -> Cell:
+    """A cell from its text; a gate is ``both``, ``recurrent``, ``input``, or a mapping ``{of:, input:}``.
 
     ``source`` begins the messages of ExpressionError for a mistake in an expression; CellError is raised for others.
     """
     _check_names(states, gates, step)
-    known = [*states, *gates]
+    known, kinds = list(states), []
+    for gate, kind in gates.items():
+        kinds.append(_gate(gate, kind, known, source))
+        known.append(gate)
     found: list[tuple[str, Scalar]] = []
     for target, text in step.items():
-        expr = parse_scalar(text, coords=(), refs=known, tensors={}, source=f"{source}{target}")
-        if kind_of(expr, dict.fromkeys(known, "float")) != "float":
-            problem = f"its value is {kind_of(expr, dict.fromkeys(known, 'float'))}"
-            raise CellError(("step", target), f"`{text}`: {problem}", "a float expression", "compute with floats: 1.0")
-        found.append((target, expr))
+        found.append((target, _float(text, known, ("step", target), f"{source}step.{target}")))
         known += [target] if target not in known else []
-    kinds = tuple(Gate(g, kind != "input", kind != "recurrent") for g, kind in gates.items())
-    cell = Cell(name, tuple(states), kinds, tuple(found))
-    if not cell.recurrent:
-        raise CellError(("gates",), "no gate is recurrent", "at least one that is both or recurrent", "h: both, say")
+    cell = Cell(name, tuple(states), tuple(kinds), tuple(found))
+    if not cell.of_h:
+        raise CellError(("gates",), "no gate multiplies h", "at least one that is both or recurrent", "h: both, say")
     return cell
 
 
-def _check_names(states: Sequence[str], gates: Mapping[str, str], step: Mapping[str, str]) -> None:
+def _gate(name: str, kind: GateText, known: Sequence[str], source: str) -> Gate:
+    if isinstance(kind, str):
+        return Gate(name, kind != "input", kind != "recurrent")
+    of = _float(kind["of"], known, ("gates", name, "of"), f"{source}gates.{name}.of")
+    return Gate(name, True, kind.get("input", True), of)
+
+
+def _float(text: str, known: Sequence[str], path: tuple[str, ...], source: str) -> Scalar:
+    expr = parse_scalar(text, coords=(), refs=known, tensors={}, source=source)
+    kind = kind_of(expr, dict.fromkeys(known, "float"))
+    if kind != "float":
+        raise CellError(path, f"`{text}`: its value is {kind}", "a float expression", "compute with floats: 1.0")
+    return expr
+
+
+def _check_names(states: Sequence[str], gates: Mapping[str, GateText], step: Mapping[str, str]) -> None:
     if H not in states[:1]:
         fix = f"write [{', '.join((H, *states))}]"
         raise CellError(("states",), f"{list(states)}", "h first, which R multiplies", fix)
@@ -118,7 +148,7 @@ def _check_names(states: Sequence[str], gates: Mapping[str, str], step: Mapping[
             raise CellError(("step",), str(list(step)), f"an assignment of every state, {name} too", f"add {name}: ..")
 
 
-_TEXTS: dict[str, tuple[Sequence[str], Mapping[str, str], Mapping[str, str]]] = {
+_TEXTS: dict[str, tuple[Sequence[str], Mapping[str, GateText], Mapping[str, str]]] = {
     "lstm": (
         ("h", "c"),
         dict.fromkeys("ifzo", BOTH),
@@ -143,6 +173,11 @@ _TEXTS: dict[str, tuple[Sequence[str], Mapping[str, str], Mapping[str, str]]] = 
         {"a": "recurrent", "r": BOTH, "z": BOTH, "n": "input"},
         {"keep": "sigmoid(z)", "h": "keep * h + (1.0 - keep) * tanh(n + sigmoid(r) * a)"},
     ),
+    "gru_before": (
+        ("h",),
+        {"r": BOTH, "z": BOTH, "n": {"of": "sigmoid(r) * h"}},
+        {"keep": "sigmoid(z)", "h": "keep * h + (1.0 - keep) * tanh(n)"},
+    ),
     "elman": (("h",), {"a": BOTH}, {"h": "tanh(a)"}),
 }
 CELLS = {name: make_cell(name, *text, source=f"cell {name}: ") for name, text in _TEXTS.items()}
@@ -153,10 +188,16 @@ def definitions(cell: Cell) -> tuple[tuple[str, Scalar], ...]:
 
     Old states are called ``state_h``, pre-activations ``pre_i``, new states ``new_h`` and the rest ``mid_name``.
     """
-    now = {**{s: f"state_{s}" for s in cell.states}, **{g: f"pre_{g}" for g in cell.names}}
+    now = _given(cell)
     found = []
     for name, expr in cell.step:
-        renamed = substitute(expr, {Ref(old): Ref(new) for old, new in now.items()})
-        now[name] = f"new_{name}" if name in cell.states else f"mid_{name}"
-        found.append((now[name], renamed))
+        made = f"new_{name}" if name in cell.states else f"mid_{name}"
+        found.append((made, substitute(expr, now)))
+        now[Ref(name)] = Ref(made)
     return tuple(found)
+
+
+def _given(cell: Cell) -> dict[Scalar, Scalar]:
+    """Names of the old states and the pre-activations."""
+    states: dict[Scalar, Scalar] = {Ref(s): Ref(f"state_{s}") for s in cell.states}
+    return {**states, **{Ref(g): Ref(f"pre_{g}") for g in cell.names}}

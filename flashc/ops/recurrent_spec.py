@@ -77,8 +77,13 @@ _STEP: Json = {
     "propertyNames": {"pattern": "^[a-z][a-z0-9_]*$"},
     "examples": [{"h": "tanh(a)"}], "description": "assignments in order, of states, gates and names of their own",
 }
+_OF: Json = {
+    "type": "object",
+    "properties": {"of": {"type": "string", "minLength": 1}, "input": {"type": "boolean"}},
+    "required": ["of"], "additionalProperties": False,
+}
 _GATES: Json = {
-    "type": "object", "additionalProperties": {"enum": list(KINDS)}, "minProperties": 1,
+    "type": "object", "additionalProperties": {"anyOf": [{"enum": list(KINDS)}, _OF]}, "minProperties": 1,
     "propertyNames": {"pattern": "^[a-z][a-z0-9_]*$"},
     "examples": [{"a": "both"}], "description": "what each pre-activation is the sum of, besides its bias",
 }
@@ -92,7 +97,7 @@ _CELL: Json = {
 PROPERTIES: Json = {
     "cell": {
         "anyOf": [_CELL_NAMES, _CELL], "examples": ["lstm"],
-        "description": "lstm, slstm, gru or elman, or a cell of your own",
+        "description": f"{', '.join(CELLS)}, or a cell of your own",
     },
     "batch": {**size(0, 16, "number of sequences"), "default": 1},
     "steps": size(0, 1024, "steps of a sequence"),
@@ -149,7 +154,7 @@ def _cell(given: str | Mapping[str, Any], where: Where) -> Cell:
     if isinstance(given, str):
         return CELLS[given]
     try:
-        return make_cell("cell", given["states"], given["gates"], given["step"], f"{where(('cell', 'step'))}: step.")
+        return make_cell("cell", given["states"], given["gates"], given["step"], f"{where(('cell',))}: cell.")
     except CellError as error:
         path = ("cell", *error.path)
         raise refusal(where, path, error.problem, error.allowed, error.fix) from None

@@ -62,9 +62,12 @@ def result(spec: RecurrentSpec, tensor: str, index: Index, name: str, axes: str)
 
 def _recurrent_weights(spec: RecurrentSpec) -> Kernel:
     gates = spec.cell.recurrent
-    dots = [dot(f"dr_{g}1", "uk", f"dgate_{g}", "h_t", "t", Ref(f"dr_{g}0")) for g in gates]
-    past = load("h_t", "tk", spec.element, "before_h", at_step("k"))
-    loop = _over_samples((past, *_gate_tiles(spec, gates), *dots), [(f"dr_{g}", "uk") for g in gates])
+    others = spec.cell.of_others
+    multiplied = {g: f"of_{g}_t" if g in others else "h_t" for g in gates}
+    past = [load("h_t", "tk", spec.element, "before_h", at_step("k"))]
+    past += [load(f"of_{g}_t", "tk", spec.element, f"of_{g}", at_step("k")) for g in others]
+    dots = [dot(f"dr_{g}1", "uk", f"dgate_{g}", multiplied[g], "t", Ref(f"dr_{g}0")) for g in gates]
+    loop = _over_samples((*past, *_gate_tiles(spec, gates), *dots), [(f"dr_{g}", "uk") for g in gates])
     ends = [s for n, g in enumerate(gates) for s in result(spec, "dr", (n, "n", "u", "k"), f"dr_{g}", "uk")]
     return Kernel("recurrent_weights", (Par(loops(("n", 1), ("u", Sym("Ru")), ("k", Sym("Rk"))), (loop, *ends)),))
 

@@ -6,11 +6,11 @@ Axes: sequence b, step t, head n, unit u, unit k of the previous step, input i, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from flashc.ir.intexpr import Const, IntExpr, Sym
-from flashc.ir.nodes import Carry, Kernel, Load, Par, Program, Seq, Stmt
+from flashc.ir.nodes import Carry, Kernel, Load, Par, Program, Seq, Stmt, outputs_of
 from flashc.ir.rewrite import without_unused
 from flashc.ir.scalar import Coord, Fetch, Lit, Ref, Scalar, where
 from flashc.ir.types import F32, Axis, DType, Param, Tensor, Value
@@ -72,14 +72,24 @@ def inputs(spec: RecurrentSpec) -> tuple[Stmt, ...]:
     return tuple(load(f"wx_{g}", "bu", spec.element, "wx", ("b", "t", n, "n", "u")) for n, g in gates)
 
 
-def pre_activations(spec: RecurrentSpec, operand: str) -> tuple[Stmt, ...]:
-    """Every gate's pre-activation from h of the previous step over ``b, k``."""
+def pre_activations(
+    spec: RecurrentSpec, operand: str, shared: Callable[[RecurrentSpec, str], tuple[Stmt, ...]]
+) -> tuple[Stmt, ...]:
+    """Every gate's pre-activation from h of the previous step over ``b, k``.
+
+    ``shared`` makes ``of_i_k`` over ``b, k`` of ``of_i`` over ``b, u``, what the gate i multiplies in place of h.
+    """
     found: list[Stmt] = []
+    others = spec.cell.of_others
     for gate in spec.cell.gates:
+        name, rest = f"pre_{gate.name}", addend(spec, gate.name)
+        if gate.name in others:
+            found += [elementwise(f"of_{gate.name}", "bu", others[gate.name]), *shared(spec, gate.name)]
         if gate.recurrent:
-            found.append(dot(f"pre_{gate.name}", "bu", operand, f"r_{gate.name}", "k", addend(spec, gate.name)))
+            multiplied = f"of_{gate.name}_k" if gate.name in others else operand
+            found.append(dot(name, "bu", multiplied, f"r_{gate.name}", "k", rest))
         else:
-            found.append(elementwise(f"pre_{gate.name}", "bu", addend(spec, gate.name)))
+            found.append(elementwise(name, "bu", rest))
     return tuple(found)
 
 
@@ -128,6 +138,8 @@ def stores(spec: RecurrentSpec) -> tuple[Stmt, ...]:
     if "saved" in spec.outputs:
         for s in spec.cell.states:
             found += stored(f"before_{s}", at_step(), f"state_{s}", spec.saved_type(s))
+        for g in spec.cell.of_others:
+            found += stored(f"of_{g}", at_step(), f"of_{g}", spec.element)
         for n, g in enumerate(spec.cell.names):
             found += stored("pre", ("b", "t", n, "n", "u"), f"pre_{g}", spec.element)
     if "y" in spec.outputs and spec.lengths is not None:
@@ -143,8 +155,8 @@ def steps(spec: RecurrentSpec, body: Sequence[Stmt], state: Sequence[Carry] = ()
 
 
 def once(body: Sequence[Stmt]) -> tuple[Stmt, ...]:
-    """Without repetitions: a value that two statements take is rounded once."""
-    return tuple(dict.fromkeys(body))
+    """Without repeated definitions: a value that two statements take is rounded once."""
+    return tuple(s for n, s in enumerate(body) if outputs_of(s) is None or s not in body[:n])
 
 
 # -- what other kernels do before and after the loop
