@@ -329,11 +329,9 @@ def test_long_queries_stay_in_the_lanes() -> None:
     assert best.schedule == "q_stationary"
 
 
-@pytest.mark.parametrize(("name", "backend"), [("a100_sxm_80gb", "triton"), ("ascend910b3", "ascend")])
-def test_a_backend_of_matrix_products_names_why_it_takes_no_rows_of_two_axes(name: str, backend: str) -> None:
-    target = load_device(name)
-    found = tune(decode(**{**LONG, "dtype": "bf16"}), target)
+def test_a_backend_of_matrix_products_names_why_it_takes_no_rows_of_two_axes() -> None:
+    found = tune(decode(**{**LONG, "dtype": "bf16"}), load_device("ascend910b3"))
     assert found.best.schedule not in ("grouped_rows", "split_keys")
     reasons = {r.schedule: r.conflict.names for r in found.rejected}
-    assert reasons["grouped_rows"] == (f"{backend}.dot_axes.attention",)
-    assert reasons["split_keys"] == (f"{backend}.dot_axes.attention_parts",)
+    assert reasons["grouped_rows"] == ("ascend.dot_axes.attention",)
+    assert reasons["split_keys"] == ("ascend.dot_axes.attention_parts",)

@@ -440,6 +440,16 @@ def test_a_dry_run_lists_what_would_run(run: Runner, two_cases: None) -> None:
     assert [s["runs"] for s in steps] == [1, gpu_suite.REPEAT, 60]
 
 
+def test_decode_shares_its_keys_among_the_heads_of_a_group_and_splits_them_over_the_cores() -> None:
+    """By the device model: one long sequence in parts, 64 sequences in none."""
+    timed = tuple(c for c in gpu_suite.SUITE.timed if c.group == "decode")
+    steps = plan(Suite("gpu", timed=timed), "h200_sxm", 1)
+    picked = {(s["workload"]["batch"], s["workload"]["seq"]["kv"]): s["schedule"] for s in steps}
+    assert len(picked) == len(timed) and set(picked.values()) == {"split_keys", "grouped_rows"}
+    assert picked[1, 32768] == picked[1, 131072] == "split_keys"
+    assert picked[64, 4096] == "grouped_rows"
+
+
 def test_a_dry_run_compiles_nothing(two_cases: None, monkeypatch: pytest.MonkeyPatch) -> None:
     from flashc.backends import triton
 

@@ -19,7 +19,8 @@ from flashc.hwmodels import load_device
 from flashc.ir.nodes import Program
 
 pytestmark = [pytest.mark.triton, pytest.mark.timeout(600)]
-TILES = {"Ti": 64, "Tj": 32, "Tk": 32, "Te": 32, "Ri": 64, "Rj": 32, "Re": 32, "stages": 2, "warps": 4}
+TILES = {"Tg": 2, "Tn": 2, "Ti": 64, "Tj": 32, "Tk": 32, "Te": 32, "Ri": 64, "Rj": 32, "Re": 32}
+TILES |= {"stages": 2, "warps": 4}
 CAUSAL = {**ATTENTION, "causal": True, "head_dim": 64}
 EVERYTHING = {
     **CAUSAL,

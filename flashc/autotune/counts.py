@@ -7,7 +7,7 @@ it, and a subexpression counts over its own axes only, since compilers take it o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from flashc.autotune.rates import ZERO, matrix_unit, total
@@ -27,6 +27,7 @@ from flashc.ir.nodes import (
     Store,
     outputs_of,
 )
+from flashc.ir.ranges import Scope
 from flashc.ir.scalar import FUNCTIONS, Call, Coord, InDomain, Ref, Scalar, walk
 from flashc.ir.steps import tasks as launch_tasks
 from flashc.ir.types import Value
@@ -237,7 +238,8 @@ def dots(k: Walked, device: Device, pad: Pad, workers: IntExpr) -> Iterator[DotC
             continue
         dot, a, b = site.stmt, k.values[site.stmt.a], k.values[site.stmt.b]
         unit, lanes = matrix_unit(device, dot.atom), device.vector.width_bits // 32
-        operations = site.count((*dot.out.axes, *dot.over), _rounded(pad, _shape(dot, a, unit, lanes))) * 2
+        shape = _machine_shape(site, a, unit, pad) if unit else _block_shape(dot, lanes)
+        operations = site.count((*dot.out.axes, *dot.over), _rounded(pad, shape)) * 2
         groups = _groups(device, unit.m if unit else 1, workers)
         chained = any(x in reduced for x in dot.out.axes)
         reads = _reads(site, a, b, pad, groups, chained)
@@ -255,14 +257,34 @@ def summed_across(k: Walked) -> IntExpr:
     return found
 
 
-def _shape(dot: Dot, a: Value, unit: MatrixUnit | None, lanes: int) -> dict[str, IntExpr]:
-    """What each axis is rounded up to: the matrix unit's shape, or the rows and the vectors of a register block."""
-    if unit is not None:
-        rows = {x: Const(unit.m if x in a.axes else unit.n) for x in dot.out.axes}
-        return {**rows, **dict.fromkeys(dot.over, Const(unit.k))}
+def _machine_shape(site: Site, a: Value, unit: MatrixUnit, pad: Pad) -> dict[str, IntExpr]:
+    """What each axis is rounded up to by a matrix unit."""
+    dot = site.stmt
+    assert isinstance(dot, Dot)
+    rows = [x for x in dot.out.axes if x in a.axes]
+    columns = [x for x in dot.out.axes if x not in a.axes]
+    return {
+        **_side(rows, unit.m, site.scope, pad),
+        **_side(columns, unit.n, site.scope, pad),
+        **dict.fromkeys(dot.over, Const(unit.k)),
+    }
+
+
+def _block_shape(dot: Dot, lanes: int) -> dict[str, IntExpr]:
+    """What each axis is rounded up to by a CPU's register blocks: their rows, and whole vectors."""
     if dot.atom is None or dot.atom.lane not in dot.out.axes or len(dot.out.axes) != 2:
         return {}
     return {x: Const(lanes) if x == dot.atom.lane else dot.atom.n for x in dot.out.axes}
+
+
+def _side(axes: Sequence[str], length: int, scope: Scope, pad: Pad) -> dict[str, IntExpr]:
+    """What fills one side of a matrix unit: its ``length`` along the first axis, less what the others bring."""
+    if not axes:
+        return {}
+    others: IntExpr = Const(1)
+    for axis in axes[1:]:
+        others = others * pad.rule(axis, scope[axis].size)
+    return {axes[0]: ceil_div(Const(length), others)}
 
 
 def _panel(dot: Dot, a: Value, b: Value, operations: IntExpr) -> tuple[IntExpr, IntExpr]:

@@ -109,7 +109,8 @@ class _Model:
         named = Names(self.kernel.name)
         tasks = counts.tasks_of(self.walked)
         self.tasks = replace(tasks, count=named.name("tasks", tasks.count))
-        self.resident = named.name("resident", self.resident)
+        there = ceil_div(self.tasks.count, self.device.cores)
+        self.resident = named.name("resident", imin(self.resident, imax(ONE, there)))
         self.steps = named.name("steps", imax(ONE, counts.steps_of(self.walked)))
         self.streams = named.name("streams", self._streams())
         units = (*self._units(), (MEMORY, self._memory()))
@@ -236,7 +237,7 @@ class _Model:
         if self.device.occupancy is None:
             return self.stages * PARTS + always
         parts = self.device.occupancy.sub_partitions_per_sm
-        tasks = imin(Const(SIDE_BY_SIDE), self.resident, ceil_div(self.tasks.count, self.device.cores))
+        tasks = imin(Const(SIDE_BY_SIDE), self.resident)
         return tasks * imin(Const(PARTS), self.workers * PARTS // parts) + always
 
     def _core(self, times: Mapping[str, IntExpr]) -> IntExpr:

@@ -64,13 +64,16 @@ def _repeat(
         prepared(map(address, order(tensors)))
         return outputs(tensors)
 
+    if len(made) != 1:
+        return repeat
+    only = made[0]
+
     def repeat_with_one(arguments: Sequence[Any]) -> tuple[Any, ...]:
-        tensors = (*arguments, make(arguments))
+        tensors = (*arguments, only(arguments))
         prepared(map(address, order(tensors)))
         return outputs(tensors)
 
-    make = made[0] if made else None
-    return repeat_with_one if len(made) == 1 else repeat
+    return repeat_with_one
 
 
 def _picking(positions: Sequence[int]) -> Pick:

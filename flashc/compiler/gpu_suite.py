@@ -56,6 +56,12 @@ def checked_cases() -> Iterator[Case]:
     yield Case("cross", attention(seq={"q": 137, "kv": 1025}))
     yield Case("grouped heads", attention(seq=513, heads={"q": 8, "kv": 2}, causal=True))
     yield Case("decode", attention(seq={"q": 1, "kv": 4097}, heads={"q": 8, "kv": 2}, head_dim=128))
+    yield Case("decode, one key head", attention(seq={"q": 1, "kv": 4097}, heads={"q": 12, "kv": 1}))
+    lengths = {"batch": 3, "kv_lengths": [2049, 1, 300], "causal": True, "outputs": ["o", "lse"]}
+    yield Case("decode, lengths", attention(seq={"q": 1, "kv": 2049}, heads={"q": 8, "kv": 2}, **lengths))
+    for queries in (4, 17):
+        several = attention(seq={"q": queries, "kv": 2049}, heads={"q": 8, "kv": 2}, causal=True)
+        yield Case("decode, several queries", several)
     yield Case("bias", attention(seq=513, bias={"shape": [1, 4, 513, 513]}))
     yield Case("mask", attention(seq=513, mask={"shape": [1, 1, 513, 513]}))
     yield Case("window", attention(seq=513, causal=True, window=[100, 0]))

@@ -87,7 +87,7 @@ def _combining(seq: Seq, temps: dict[str, tuple[Tensor, Access]], parts: str) ->
     loaded = {c.value.name: replace(c.value, name=f"{c.value.name}_part") for c in seq.carry}
     loads = tuple(Load(value, temps[name][1]) for name, value in loaded.items())
     body = (*loads, *LAWS[str(seq.law)](seq.carry, {name: value.name for name, value in loaded.items()}))
-    return Seq(Loop(parts, Const(1)), body, seq.carry, law=seq.law)
+    return Seq(Loop(parts, Const(1)), body, seq.carry, law=seq.law, stages=seq.stages)
 
 
 # -- laws: the state of two runs from the states of both

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from flashc.backends.triton.arguments import Used
-from flashc.backends.triton.frame import AxisInScope, Frame, bare
+from flashc.backends.triton.frame import AxisInScope, Frame
+from flashc.backends.triton.merging import dimensions
 from flashc.backends.triton.scalars import ATOM, PRODUCT, Text, elementwise, infix, integer, literal
 from flashc.backends.triton.tails import with_masks
 from flashc.errors import IRError, UnsupportedError
-from flashc.ir.intexpr import Const, IntExpr, Item, Sym
-from flashc.ir.nodes import Access, Program
+from flashc.ir.intexpr import IntExpr, Item, Sym
+from flashc.ir.nodes import Access, Program, tiled_axis
 from flashc.ir.scalar import Coord, Fetch, InDomain, Lit, Ref, Scalar, coords, kind_of, refs, walk
 from flashc.ir.types import DType, Value
 
@@ -30,11 +31,14 @@ class Expressions:
     elements.
 
     ``mentioned``: names of coordinate vectors, masks and position ranges that were printed. ``hoisted``:
-    definitions of elements that depend on the scalar axes of the grid (``fixed_axes``) only.
+    definitions of elements that depend on the scalar axes of the grid (``fixed_axes``) only. ``merged``: the axes
+    of a dimension for every axis that shares one (:mod:`flashc.backends.triton.merging`).
     """
 
-    def __init__(self, program: Program, used: Used, names: dict[str, str]) -> None:
-        self.program, self.used, self.names = program, used, names
+    def __init__(
+        self, program: Program, used: Used, names: dict[str, str], merged: Mapping[str, tuple[str, ...]]
+    ) -> None:
+        self.program, self.used, self.names, self.merged = program, used, names, merged
         self.helpers: set[str] = set()
         self.mentioned: set[str] = set()
         self.hoisted: dict[str, str] = {}
@@ -59,14 +63,17 @@ class Expressions:
 
     def vector(self, name: str, axis: str, axes: Sequence[str]) -> Text:
         """A vector along ``axis`` as an operand of blocks over ``axes``."""
-        if axis not in axes:
+        dims, (own,) = self.dims(axes), self.dims([axis])
+        if own not in dims:
             raise UnsupportedError(
                 f"triton: axis {axis} is used where only {', '.join(axes) or 'scalars'} are in scope"
             )
         self.mention(name)
-        return Text(
-            name if len(axes) == 1 else f"{name}[{', '.join(':' if a == axis else 'None' for a in axes)}]"
-        )
+        return Text(name if len(dims) == 1 else f"{name}[{', '.join(':' if d == own else 'None' for d in dims)}]")
+
+    def dims(self, axes: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+        """The dimensions of a block over ``axes``."""
+        return dimensions(axes, self.merged)
 
     def coordinate(self, axis: str, axes: Sequence[str], frame: Frame) -> Text:
         a = frame.axes[axis]
@@ -77,7 +84,10 @@ class Expressions:
         return " & ".join(str(self.vector(frame.axes[a].mask, a, axes)) for a in masked)
 
     def shape(self, axes: Sequence[str], frame: Frame) -> str:
-        return f"[{', '.join(self.extent(frame.axes[a]) for a in axes)}]"
+        return f"[{', '.join(self.length(dim, frame) for dim in self.dims(axes))}]"
+
+    def length(self, dim: Sequence[str], frame: Frame) -> str:
+        return " * ".join(self.extent(frame.axes[a]) for a in dim)
 
     def extent(self, axis: AxisInScope) -> str:
         if axis.block:
@@ -158,16 +168,12 @@ class Expressions:
         base: list[str] = []
         local: list[str] = []
         for dim, expr in enumerate(access.index):
-            axis = bare(expr)
-            if axis is None or not frame.tiled(axis):
-                scalar = self.integer(expr, frame)
-                base += [] if expr == Const(0) else [self.scaled(scalar, access.tensor, dim)]
-                continue
-            a = frame.axes[axis]
-            self.extent(a)
-            if a.span.start != Const(0):
-                base.append(self.scaled(Text(str(a.span.start)), access.tensor, dim))
-            local.append(self.scaled(self.vector(a.within, axis, axes), access.tensor, dim))
+            first = self.integer(expr, frame)
+            base += [] if str(first) == "0" else [self.scaled(first, access.tensor, dim)]
+            axis = tiled_axis(expr, [n for n in expr.symbols() if n in frame.axes and frame.tiled(n)])
+            if axis is not None:
+                self.extent(frame.axes[axis])
+                local.append(self.scaled(self.vector(frame.axes[axis].within, axis, axes), access.tensor, dim))
         return base, local
 
     # -- elementwise expressions
@@ -195,7 +201,7 @@ class Expressions:
         for name in refs(expr) & frame.values.keys():
             found |= set(frame.values[name].axes)
         found |= {n.axis for n in walk(expr) if isinstance(n, InDomain)}
-        if found >= set(out.axes):
+        if set(self.dims(sorted(found))) >= set(self.dims(out.axes)):
             return text
         return Text(f"tl.broadcast_to({text}, {self.shape(out.axes, frame)})")
 
@@ -234,19 +240,19 @@ class Expressions:
 
     def value(self, name: str, axes: Sequence[str], frame: Frame) -> Text:
         """An earlier value, its axes brought into the order of ``axes`` and missing ones inserted."""
-        have = frame.values[name].axes
-        extra = [a for a in have if a not in axes]
-        if extra:
-            raise IRError(f"{name} has axes {have}, used where only {tuple(axes)} are in scope")
-        text = self.transposed(self.names[name], have, tuple(a for a in axes if a in have))
-        if len(have) in (0, len(axes)):
+        have, dims = self.dims(frame.values[name].axes), self.dims(axes)
+        if not set(have) <= set(dims):
+            raise IRError(f"{name} has axes {frame.values[name].axes}, used where only {tuple(axes)} are in scope")
+        text = self.transposed(self.names[name], have, tuple(d for d in dims if d in have))
+        if len(have) in (0, len(dims)):
             return Text(text)
-        return Text(f"{text}[{', '.join(':' if a in have else 'None' for a in axes)}]")
+        return Text(f"{text}[{', '.join(':' if d in have else 'None' for d in dims)}]")
 
-    def transposed(self, text: str, have: Sequence[str], want: Sequence[str]) -> str:
+    def transposed(self, text: str, have: Sequence[tuple[str, ...]], want: Sequence[tuple[str, ...]]) -> str:
+        """A block of the dimensions ``have`` in the order ``want``."""
         if tuple(have) == tuple(want):
             return text
-        order = [list(have).index(a) for a in want]
+        order = [list(have).index(d) for d in want]
         return f"tl.trans({text})" if len(have) == 2 else f"tl.permute({text}, {order})"
 
     def neutral(self, name: str, over: str, identity: float, frame: Frame) -> Text:

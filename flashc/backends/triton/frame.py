@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from flashc.errors import UnsupportedError
-from flashc.ir.intexpr import Const, IntExpr, Sym
+from flashc.ir.intexpr import Const, IntExpr
 from flashc.ir.nodes import Kernel, Par, Program, Seq, Stmt
 from flashc.ir.ranges import Span
 from flashc.ir.scalar import Scalar
@@ -125,8 +125,3 @@ def looped_axes(body: Sequence[Stmt]) -> set[str]:
             case Seq(loop=loop, body=inner):
                 found |= {loop.axis} | looped_axes(inner)
     return found
-
-
-def bare(expr: IntExpr) -> str | None:
-    """The name of a symbol that stands alone."""
-    return expr.name if isinstance(expr, Sym) else None

@@ -8,9 +8,9 @@ from flashc.backends.triton.expressions import Expressions
 from flashc.backends.triton.frame import AxisInScope, Frame
 from flashc.backends.triton.scalars import UNARY, Text
 from flashc.ir.analysis import longest_last
-from flashc.ir.intexpr import Const, IntExpr, Max, Min, Sym, ceil_div
+from flashc.ir.intexpr import Add, Const, IntExpr, Max, Min, Mul, Sym, ceil_div
 from flashc.ir.nodes import Loop, Par, Seq
-from flashc.ir.ranges import tile_range
+from flashc.ir.ranges import Scope, row_free, tile_range
 
 Entered = Sequence[tuple[Loop, AxisInScope]]
 
@@ -65,6 +65,19 @@ def limits(seq: Seq, frame: Frame, text: Expressions) -> tuple[list[str], Text, 
         stop = text.integer(names["full_first"], frame)
         return lines, text.integer(names["first"], frame), Text(f"tl.minimum({stop}, {names['stop']})")
     return lines, *_both(names["full_stop"], names["stop"], frame, text)
+
+
+def starts_whole(seq: Seq, scope: Scope) -> bool:
+    """Whether a loop's first tile is certain to lie inside its lower bounds: all are multiples of the tile."""
+    bounds = seq.domain.lower if seq.domain else ()
+    return len(row_free(bounds, scope)) == len(bounds) and all(_multiple(b, seq.loop.tile) for b in bounds)
+
+
+def _multiple(expr: IntExpr, of: IntExpr) -> bool:
+    if isinstance(expr, Add):
+        return all(_multiple(a, of) for a in expr.args)
+    factor = expr.args[0] if isinstance(expr, Mul) else expr
+    return isinstance(factor, Const) and isinstance(of, Const) and factor.value % of.value == 0
 
 
 def _both(first: IntExpr, last: IntExpr, frame: Frame, text: Expressions) -> tuple[Text, Text]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flashc.backends.triton.expressions import BLOCK_TYPES, Expressions
-from flashc.backends.triton.frame import Frame, bare
+from flashc.backends.triton.frame import Frame
 from flashc.errors import UnsupportedError
+from flashc.ir.intexpr import IntExpr, Sym
 from flashc.ir.nodes import Access, Load, Seq, Stmt, Store, tiled_axis
 from flashc.ir.scalar import Ref
 from flashc.ir.types import DType, Value
@@ -48,7 +49,7 @@ class Memory:
 
     def store(self, access: Access, value: str, frame: Frame) -> list[str]:
         held = frame.values[value]
-        tiled = tuple(n for x in access.index if (n := bare(x)) is not None and frame.tiled(n))
+        tiled = tuple(n for x in access.index if (n := self.stepped(x, access.tensor, frame)) is not None)
         axes = held.axes if set(held.axes) == set(tiled) else tiled
         lines = self.barrier(access.tensor, self.loaded)
         self.stored.add(access.tensor)
@@ -60,21 +61,26 @@ class Memory:
 
     def address(self, name: str, access: Access, axes: Sequence[str], frame: Frame) -> tuple[list[str], str]:
         """Lines that compute a tile's 64-bit base pointer, and the pointers of its elements."""
-        for index in access.index:
-            if bare(index) is None and (axis := tiled_axis(index, [a for a in frame.axes if frame.tiled(a)])):
-                raise UnsupportedError(f"triton: the index {index} of {access.tensor} moves the tiled axis {axis}")
+        innermost = [self.stepped(index, access.tensor, frame) for index in access.index][-1]
         base, local = self.text.offsets(access, axes, frame)
-        innermost = bare(access.index[-1])
-        if (
-            innermost is not None
-            and len(axes) > 1
-            and frame.masked([innermost] if frame.tiled(innermost) else [])
-        ):
+        if innermost is not None and len(self.text.dims(axes)) > 1 and frame.masked([innermost]):
             self.text.used.masking |= frame.axes[innermost].span.extent.symbols() & self.wide
         pointer = self.text.used.pointer(access.tensor)
         if base and local:
             return [f"{name}_at = {' + '.join([pointer, *base])}"], " + ".join([f"{name}_at", *local])
         return [], " + ".join([pointer, *base, *local])
+
+    def stepped(self, index: IntExpr, tensor: str, frame: Frame) -> str | None:
+        """The tiled axis that an index steps along by 1, alone or on top of a scalar; None: a scalar."""
+        tiled = [a for a in index.symbols() if a in frame.axes and frame.tiled(a)]
+        axis = tiled_axis(index, tiled)
+        rest = index if axis is None else index - Sym(axis)
+        if rest.symbols() & set(tiled):
+            raise UnsupportedError(
+                f"triton: the index {index} of {tensor} takes no tile: it must be one of the tiled axes "
+                f"{', '.join(sorted(tiled))}, alone or plus a scalar"
+            )
+        return axis
 
     def barrier(self, tensor: str, accessed: set[str]) -> list[str]:
         """What other threads did to a workspace must have happened before it is touched again."""

@@ -9,10 +9,12 @@ of its dots' atoms.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
 from flashc.backends.base import part_domains
+from flashc.backends.triton.merging import SMALLEST, merged_axes
 from flashc.errors import UnsupportedError
 from flashc.hwmodels.model import Device, MatrixUnit
 from flashc.ir.analysis import sites, tiled_loops, values_of
@@ -23,7 +25,8 @@ from flashc.ir.steps import refuse_recurrence
 from flashc.ir.types import Value
 
 VECTOR_UNIT = "fma_f32"
-SMALLEST, LARGEST = 16, 256
+LARGEST = 256
+POWERS = tuple(1 << n for n in range(LARGEST.bit_length()))
 WARPS = (1, 2, 4, 8, 16)
 DEEP, SHALLOW = (1, 2, 3, 4, 5), (1, 2)
 
@@ -84,15 +87,22 @@ def padded(axis: str, extent: IntExpr) -> IntExpr:
 
 
 def domains(placed: Program, device: Device, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-    """Powers of two up to the one that covers the extent; pipelining as deep as the copy engines allow."""
+    """Powers of two up to the one that covers the extent; pipelining as deep as the copy engines allow.
+
+    Tiles are at least 16, but for axes that share a dimension, whose tiles are so together: where the extents do not
+    suffice for that, the first axis has the rows that are missing.
+    """
     found: dict[str, tuple[int, ...]] = {
         "warps": _warps(device),
         "stages": DEEP if _copies_async(device) else SHALLOW,
     }
+    merged = {axis: dim for k in placed.kernels for axis, dim in merged_axes(placed, k).items()}
     for loop in tiled_loops(placed):
-        extent = placed.axis(loop.axis).extent.evaluate(dict(sizes))
-        reach = max(SMALLEST, 1 << (extent - 1).bit_length()) if extent > 0 else SMALLEST
-        values = tuple(t for t in (16, 32, 64, 128, 256) if t <= min(reach, LARGEST))
+        dim = merged.get(loop.axis, (loop.axis,))
+        covers = {a: _cover(placed.axis(a).extent.evaluate(dict(sizes))) for a in dim}
+        missing_rows = SMALLEST // math.prod(covers[a] for a in dim[1:]) if loop.axis == dim[0] else 1
+        least = SMALLEST if len(dim) == 1 else 1
+        values = tuple(t for t in POWERS if least <= t <= max(covers[loop.axis], missing_rows))
         known = found.get(str(loop.tile), values)
         found[str(loop.tile)] = values if len(values) > len(known) else known
     found |= part_domains(placed, sizes, found)
@@ -102,6 +112,11 @@ def domains(placed: Program, device: Device, sizes: Mapping[str, int]) -> dict[s
             f"triton: tile symbol(s) {', '.join(missing)} of {placed.schedule} bind no loop"
         )
     return {t: found[t] for t in placed.tiles}
+
+
+def _cover(extent: int) -> int:
+    """The smallest power of two that an extent fits, the largest tile at most."""
+    return min(1 << max(extent - 1, 0).bit_length(), LARGEST)
 
 
 def _warps(device: Device) -> tuple[int, ...]:

@@ -25,8 +25,9 @@ from flashc.backends.triton.frame import (
     par_of,
     value_names,
 )
-from flashc.backends.triton.loops import decoded, limits
+from flashc.backends.triton.loops import decoded, limits, starts_whole
 from flashc.backends.triton.memory import Memory
+from flashc.backends.triton.merging import merged_axes
 from flashc.backends.triton.tails import fill_of, masks_elements, with_masks
 from flashc.errors import UnsupportedError
 from flashc.ir.analysis import sites
@@ -82,7 +83,8 @@ class _Printer:
         self.sites = [s.stmt for s in sites(program, kernel)]
         outs = [o.name for s in self.sites if (o := outputs_of(s)) is not None]
         carried = [c.value.name for s in self.sites if isinstance(s, Seq) for c in s.carry]
-        self.text = Expressions(program, Used(program), value_names(program, kernel, [*outs, *carried]))
+        names = value_names(program, kernel, [*outs, *carried])
+        self.text = Expressions(program, Used(program), names, merged_axes(program, kernel))
         self.memory = Memory(self.text)
         self.blocks: dict[tuple[str, int], str] = {}
         self.looped: list[AxisInScope] = []
@@ -185,8 +187,18 @@ class _Printer:
         return lines
 
     def positions(self, axes: Sequence[AxisInScope]) -> list[str]:
-        found = {a.within: a.block for a in axes if a.within in self.text.mentioned}
-        return [f"{within} = tl.arange(0, {block})" for within, block in found.items()]
+        found = {a.within: self.position(a, axes) for a in axes if a.within in self.text.mentioned}
+        return [f"{within} = {position}" for within, position in found.items()]
+
+    def position(self, axis: AxisInScope, axes: Sequence[AxisInScope]) -> str:
+        """Where the elements of a dimension are along one of its axes; the last of several runs fastest."""
+        (dim,) = self.text.dims([axis.axis])
+        blocks = {a.axis: a.block for a in axes}
+        found = f"tl.arange(0, {' * '.join(blocks[a] for a in dim)})"
+        later = [blocks[a] for a in dim[dim.index(axis.axis) + 1 :]]
+        if later:
+            found += f" // {later[0]}" if len(later) == 1 else f" // ({' * '.join(later)})"
+        return found if axis.axis == dim[0] else f"{found} % {axis.block}"
 
     # -- loops
 
@@ -214,6 +226,8 @@ class _Printer:
 
     def sequential(self, seq: Seq, frame: Frame) -> list[str]:
         lines = self.initial(seq, frame)
+        if seq.side == "left" and starts_whole(seq, frame.scope()):
+            return lines
         start, stop = part_range(seq, frame.scope())
         if isinstance(start, Const) and isinstance(stop, Const) and stop.value <= start.value:
             return lines
@@ -313,15 +327,21 @@ class _Printer:
         text = self.text.neutral(stmt.source, stmt.over, IDENTITY[stmt.op], frame)
         if source.dtype.kind == "float" and source.dtype.bits < 32:
             text = text.method("to(tl.float32)")
-        left = tuple(a for a in source.axes if a != stmt.over)
-        found = f"tl.{stmt.op}({text}, {source.axes.index(stmt.over)})"
-        return self.assign(stmt.out, self.text.transposed(found, left, stmt.out.axes), frame)
+        dims, (over,) = self.text.dims(source.axes), self.text.dims([stmt.over])
+        if len(over) > 1:
+            raise UnsupportedError(
+                f"triton: {stmt.source} is reduced along {stmt.over}, which shares a dimension of its blocks with "
+                f"{' and '.join(a for a in over if a != stmt.over)}"
+            )
+        found = f"tl.{stmt.op}({text}, {dims.index(over)})"
+        left = tuple(d for d in dims if d != over)
+        return self.assign(stmt.out, self.text.transposed(found, left, self.text.dims(stmt.out.axes)), frame)
 
     def dot(self, stmt: Dot, frame: Frame) -> list[str]:
         left, right, over = self.operands(stmt, frame)
-        rows, columns = stmt.out.axes
-        a = self.operand(left, (rows, over), over, frame)
-        b = self.operand(right, (over, columns), over, frame)
+        rows, columns = self.text.dims(stmt.out.axes)
+        a = self.operand(left, (rows, (over,)), over, frame)
+        b = self.operand(right, ((over,), columns), over, frame)
         exact = frame.values[left].dtype.bits == 32
         skips = stmt.zero_skips and frame.masked_rows.get(over, True)
         init = stmt.init if stmt.init is not None or not skips else Lit(0.0)
@@ -334,21 +354,21 @@ class _Printer:
 
     def operands(self, stmt: Dot, frame: Frame) -> tuple[str, str, str]:
         """Names of the left and right operand of a matrix product, and the summed axis."""
-        held = {n: frozenset(frame.values[n].axes) for n in (stmt.a, stmt.b)}
-        if len(stmt.out.axes) == 2 and len(stmt.over) == 1:
-            rows, columns, over = *stmt.out.axes, *stmt.over
+        held = {n: frozenset(self.text.dims(frame.values[n].axes)) for n in (stmt.a, stmt.b)}
+        if len(self.text.dims(stmt.out.axes)) == 2 and len(stmt.over) == 1:
+            rows, columns, over = *self.text.dims(stmt.out.axes), *self.text.dims(stmt.over)
             for left, right in ((stmt.a, stmt.b), (stmt.b, stmt.a)):
                 fits_here = held[left] == {rows, over} and held[right] == {over, columns}
-                if fits_here and (left == stmt.a or not stmt.zero_skips):
-                    return left, right, over
+                if fits_here and len(over) == 1 and (left == stmt.a or not stmt.zero_skips):
+                    return left, right, over[0]
         raise UnsupportedError(
-            f"triton: the dot {stmt.out.name} over {', '.join(stmt.over)} of {stmt.a} {tuple(held[stmt.a])} "
-            f"and {stmt.b} {tuple(held[stmt.b])} is not a matrix product of two tiles"
+            f"triton: the dot {stmt.out.name} over {', '.join(stmt.over)} of {stmt.a} {frame.values[stmt.a].axes} "
+            f"and {stmt.b} {frame.values[stmt.b].axes} is not a matrix product of two tiles"
         )
 
-    def operand(self, name: str, axes: Sequence[str], over: str, frame: Frame) -> str:
+    def operand(self, name: str, dims: Sequence[tuple[str, ...]], over: str, frame: Frame) -> str:
         text = self.text.neutral(name, over, 0.0, frame)
-        return self.text.transposed(str(text), frame.values[name].axes, axes)
+        return self.text.transposed(str(text), self.text.dims(frame.values[name].axes), dims)
 
 
 def indent(lines: Sequence[str]) -> list[str]:

@@ -7,10 +7,11 @@ which is reported. benchmarks/triton_resources.py holds all of them against comp
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from flashc.autotune.problem import Constraint
 from flashc.backends.triton.frame import par_of
+from flashc.backends.triton.merging import dimensions, merged_axes
 from flashc.backends.triton.place import VECTOR_UNIT, padded
 from flashc.hwmodels.model import Device
 from flashc.ir.analysis import Site, expressions, live_points, operands, sites, values_of
@@ -114,26 +115,34 @@ class _Shared:
     def __init__(self, placed: Program, device: Device) -> None:
         self.placed, self.device = placed, device
         self.nvidia = device.vendor == "nvidia"
+        self.merged = {a: dim for k in placed.kernels for a, dim in merged_axes(placed, k).items()}
         self.made: dict[str, Stmt] = {}
+        self.carried: dict[str, Value] = {}
 
     def block(self, body: Sequence[Stmt], scope: Scope, stages: IntExpr) -> IntExpr:
         """What the body's own tiles hold throughout, and the most that a loop or statement needs on top."""
         self.made.update({out.name: s for s in body if (out := outputs_of(s)) is not None})
-        held, passing = ZERO, [ZERO]
+        held, passing, between = ZERO, [ZERO], [ZERO]
         in_loop = not any(isinstance(s, Seq) for s in body)
+        widest = max((len(s.out.axes) for s in body if isinstance(s, Load)), default=0)
+        streams = in_loop and stages != ONE and not any(isinstance(s, Dot) for s in body)
         for stmt in body:
             match stmt:
-                case Seq(loop=loop, body=inner):
-                    passing.append(
-                        self.block(inner, enter(scope, loop.axis, Sym(loop.axis), loop.tile), stmt.stages)
-                    )
+                case Seq(loop=loop, body=inner, carry=carry):
+                    self.carried.update({c.value.name: c.value for c in carry})
+                    within = enter(scope, loop.axis, Sym(loop.axis), loop.tile)
+                    passing.append(self.block(inner, within, stmt.stages))
+                    between.append(self.relaid(stmt, scope, within))
                 case Load(out=out) if out.level == "smem" and (in_loop or self.nvidia):
                     held = held + _bytes(out, scope) * self.buffers(out.name, stages)
+                case Load(out=out) if streams:  # Triton pipelines every load of a loop without dots
+                    held = held + (_bytes(out, scope) * imax(stages - 1, ONE) if self.nvidia else ZERO)
+                    passing.append(_bytes(out, scope) if len(out.axes) < widest else ZERO)  # to be broadcast
                 case Load(out=out) if in_loop and stages != ONE and _two_dimensional(out):
                     held = held + _bytes(out, scope) * imax(stages - 1, ONE)
                 case Load(out=out) if _two_dimensional(out):
                     passing.append(_bytes(out, scope))
-                case Store(value=value) if self.nvidia and value in self.made:
+                case Store(value=value) if self.nvidia:
                     passing.append(self.converted(value, scope))
                 case Reduce(out=out):
                     passing.append(_bytes(out, scope) * WARPS)
@@ -141,7 +150,7 @@ class _Shared:
                     held = held + self.gathered(stmt, scope, stages)
                     if self.feeds_dot(out.name):
                         held = held + self.staged(out, scope)
-        return held + imax(*passing) + FIXED
+        return imax(held + imax(*passing), *between) + FIXED
 
     def users(self, name: str) -> list[Site]:
         """The dots of asynchronous matrix units that read a value."""
@@ -152,13 +161,25 @@ class _Shared:
 
     def buffers(self, name: str, stages: IntExpr) -> IntExpr:
         """Tiles in flight per streamed load: asynchronous matrix units read one while the next arrives."""
-        kept = [_whole_units(s.stmt.out, s.scope) for s in self.users(name) if isinstance(s.stmt, Dot)]
+        kept = [self.whole_units(s.stmt.out, s.scope) for s in self.users(name) if isinstance(s.stmt, Dot)]
         return imax(stages - 1 + imax(ZERO, *kept), ONE)
 
     def converted(self, value: str, scope: Scope) -> IntExpr:
         """Scratch of the change from a dot's layout to one whose rows can be stored."""
-        out = outputs_of(self.made[value])
+        out = outputs_of(self.made[value]) if value in self.made else self.carried.get(value)
         return _bytes(out, scope) if out is not None and _two_dimensional(out) else ZERO
+
+    def relaid(self, seq: Seq, scope: Scope, within: Scope) -> IntExpr:
+        """A loop's buffers and the scratch of its accumulators between its parts. Where a dot has fewer rows than its
+        warps take (16 each) Triton lays the others along the columns, and not in every part as many."""
+        if not self.nvidia or not any(isinstance(s, Dot) for s in seq.body):
+            return ZERO
+        loads = [s.out for s in seq.body if isinstance(s, Load) and s.out.level == "smem"]
+        total = _sum([_bytes(out, within) * self.buffers(out.name, seq.stages) for out in loads])
+        for value in (c.value for c in seq.carry if _two_dimensional(c.value)):
+            rows_suffice = imin(ONE, _rows(value, scope, self.merged) // (WARPS * 16))
+            total = total + _bytes(value, scope) * (ONE - rows_suffice)
+        return total
 
     def gathered(self, stmt: Map, scope: Scope, stages: IntExpr) -> IntExpr:
         """Blocks of gathered tensor elements, which the pipeliner buffers like loads."""
@@ -182,7 +203,11 @@ class _Shared:
         """A computed operand, passed on through shared memory unless the unit takes it where it was made."""
         if "wgmma" not in self.device.features or not self.users(out.name) or not self.comes_from_dot(out):
             return _bytes(out, scope)
-        return _bytes(out, scope) * (ONE - _whole_units(out, scope))
+        return _bytes(out, scope) * (ONE - self.whole_units(out, scope))
+
+    def whole_units(self, value: Value, scope: Scope) -> IntExpr:
+        """1 where a block is large enough for the asynchronous matrix units (64 rows, 4 warps), else 0."""
+        return imin(ONE, _rows(value, scope, self.merged) // 64) * imin(ONE, WARPS // 4)
 
     def comes_from_dot(self, out: Value) -> bool:
         pending, seen = [out.name], set()
@@ -198,11 +223,6 @@ class _Shared:
         return False
 
 
-def _whole_units(value: Value, scope: Scope) -> IntExpr:
-    """1 where a block is large enough for the asynchronous matrix units (64 rows, 4 warps), else 0."""
-    return imin(ONE, scope[value.axes[0]].size // 64) * imin(ONE, WARPS // 4)
-
-
 def _two_dimensional(value: Value) -> bool:
     return len(value.axes) > 1
 
@@ -213,12 +233,12 @@ def _two_dimensional(value: Value) -> bool:
 def tensor_bytes(placed: Program, kernel: Kernel) -> IntExpr:
     """Upper bound of the tensor memory: accumulators and computed left operands, in 128 rows each."""
     found, dots = values_of(placed, kernel), _matrix_dots(placed, kernel)
-    accumulators = {d.out.name for d in dots}
+    accumulators, merged = {d.out.name for d in dots}, merged_axes(placed, kernel)
     loaded = {s.stmt.out.name for s in sites(placed, kernel) if isinstance(s.stmt, Load)}
     total = ZERO
     for name in sorted(accumulators | ({d.a for d in dots} - loaded)):
         value, scope, _ = found[name]
-        rows = scope[value.axes[0]].size
+        rows = _rows(value, scope, merged)
         total = total + _bytes(value, scope) // rows * ceil_div(rows, TENSOR_ROWS) * TENSOR_ROWS
     return total
 
@@ -298,6 +318,14 @@ def _elements(value: Value, scope: Scope) -> IntExpr:
     total: IntExpr = ONE
     for axis in value.axes:
         total = total * padded(axis, scope[axis].size)
+    return total
+
+
+def _rows(value: Value, scope: Scope, merged: Mapping[str, tuple[str, ...]]) -> IntExpr:
+    """Elements along the first dimension of a block."""
+    total: IntExpr = ONE
+    for axis in dimensions(value.axes, merged)[0]:
+        total = total * scope[axis].size
     return total
 
 
