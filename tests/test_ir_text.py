@@ -109,6 +109,7 @@ LEAVES = st.one_of(
     st.builds(nodes.Load, VALUES, ACCESSES),
     st.builds(nodes.Store, ACCESSES, NAMES, st.booleans()),
     st.builds(nodes.Copy, VALUES, NAMES),
+    st.builds(nodes.View, VALUES, NAMES),
     st.builds(nodes.Dot, VALUES, NAMES, NAMES, _tuples(NAMES), INITS, st.booleans(), st.none() | ATOMS),
     st.builds(nodes.Map, VALUES, SCALARS),
     st.builds(nodes.Reduce, VALUES, st.sampled_from(["max", "sum", "min"]), NAMES, NAMES),
@@ -122,7 +123,7 @@ def _loops(inner: st.SearchStrategy) -> st.SearchStrategy:
     carries = _tuples(st.builds(nodes.Carry, VALUES, SCALARS, NAMES))
     domains = st.none() | st.builds(nodes.Domain, _tuples(INTS), _tuples(INTS))
     parts, sides = st.sampled_from(["all", "partial", "full"]), st.sampled_from(["", "left", "right"])
-    seqs = st.builds(nodes.Seq, LOOPS, body, carries, domains, st.none() | NAMES, INTS, parts, sides)
+    seqs = st.builds(nodes.Seq, LOOPS, body, carries, domains, st.none() | NAMES, INTS, parts, sides, st.booleans())
     return seqs | st.builds(nodes.Par, _tuples(LOOPS), body, st.sampled_from(["natural", "longest"]))
 
 
@@ -204,7 +205,7 @@ def test_comments_and_any_indentation() -> None:
         ('note "# is no comment here"', "note hello", 9, "double quotes"),
         ("par i: T @grid", "par i: T grid", 12, "expected @MAP, order or the end of the line"),
         ("par i: T @grid", "for i: T @grid", 12, "expected store, alloc, sync, par, seq or"),
-        ("load a[i]", "fetch a[i]", 13, "one of load, copy, dot, map, max, min, sum"),
+        ("load a[i]", "fetch a[i]", 13, "one of load, copy, view, dot, map, max, min, sum"),
         ("load a[i]", "load a", 13, "expected '['"),
         ("load a[i]", "map exp(a", 13, "allowed: `,` or `)`"),
         ("load a[i]", "map exp(a, a)", 13, "exp with 2 argument(s)"),

@@ -21,7 +21,6 @@ from flashc.ir.nodes import (
     Kernel,
     Load,
     Loop,
-    Par,
     Program,
     Reduce,
     Seq,
@@ -30,6 +29,7 @@ from flashc.ir.nodes import (
 )
 from flashc.ir.ranges import Scope
 from flashc.ir.scalar import FUNCTIONS, Call, Coord, InDomain, Ref, Scalar, walk
+from flashc.ir.steps import tasks as launch_tasks
 from flashc.ir.types import Value
 
 SHARE = 64  # task sizes are compared in 64ths of their mean
@@ -71,9 +71,7 @@ def steps_of(k: Walked) -> IntExpr:
 
 def tasks_of(k: Walked) -> Tasks:
     """Tasks differ where a loop's range depends on the task's tile; its first and last are the extremes."""
-    count: IntExpr = Const(1)
-    for loop in parallel_loops(k.kernel):
-        count = count * ceil_div(k.program.axis(loop.axis).extent, loop.tile)
+    count = total(launch_tasks(k.program, par) for par in k.kernel.pars)
     bodies = [site for site in _loop_bodies(k) if _uneven(site)]
     if not bodies:
         return Tasks(count, Const(SHARE), Const(SHARE))
@@ -84,7 +82,7 @@ def tasks_of(k: Walked) -> Tasks:
 
 
 def parallel_loops(kernel: Kernel) -> tuple[Loop, ...]:
-    return tuple(loop for stmt in kernel.body if isinstance(stmt, Par) for loop in stmt.loops)
+    return tuple(loop for par in kernel.pars for loop in par.loops)
 
 
 def _loop_bodies(k: Walked) -> Iterator[Site]:

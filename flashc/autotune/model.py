@@ -7,7 +7,7 @@ docs/model.md has the formulas, the constants and where they come from. In short
     core       the longest unit, plus what the core's other independent streams do not hide of the rest
     stall      what neither buffers nor other resident tasks cover of a load's latency, once per loop step
     makespan   whole tasks per core where tasks are equal, the longest task where they are not
-    total      makespan beside the traffic with the slowest memory, and one launch
+    total      makespan beside the traffic with the slowest memory, launches, and barriers of all tasks
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from flashc.ir.analysis import Pad, Transfer, transfers
 from flashc.ir.intexpr import Const, IntExpr, ceil_div, imax, imin
 from flashc.ir.let import Names
 from flashc.ir.nodes import Kernel, Par, Program, Seq, Stmt
+from flashc.ir.steps import barriers, launched, launches
 
 ONE: IntExpr = Const(1)
 LOADS, MEMORY = "loads", "memory"
@@ -83,7 +84,11 @@ def model_time(
 ) -> ProgramTime:
     """Time of every kernel; ``resident`` gives tasks per core by kernel name where a core holds several."""
     held = resident or {}
-    models = (_Model(placed, kernel, device, pad, held.get(kernel.name, ONE)) for kernel in placed.kernels)
+    models = (
+        _Model(placed, part, device, pad, held.get(kernel.name, ONE))
+        for kernel in placed.kernels
+        for part in launched(kernel)
+    )
     return ProgramTime(tuple(model.time() for model in models))
 
 
@@ -119,12 +124,15 @@ class _Model:
         core = named.name("core", busy + self._stall(busy))
         span = named.name("span", _makespan(core, self.tasks, self.device.cores))
         hidden = imin(span, memory) // (self._ahead() + PARTS) * PARTS
-        return named.close(imax(span, memory) + hidden + self._launch())
+        return named.close(imax(span, memory) + hidden + self._waits())
 
-    def _launch(self) -> IntExpr:
-        """A CPU that has one task only does not fork."""
-        overhead = Const(int(self.device.launch_overhead_us * 1_000_000))
-        return overhead * imin(ONE, self.tasks.count - 1) if self.style.out_of_order else overhead
+    def _waits(self) -> IntExpr:
+        """Launches, one per step of a loop around the kernel's tasks, and the barriers of a persistent kernel. A CPU
+        that has one task only does neither."""
+        launch = Const(int(self.device.launch_overhead_us * 1_000_000))
+        barrier = barriers(self.program, self.kernel) * rates.barrier_ps(self.device)
+        waits = launches(self.program, self.kernel) * launch + barrier
+        return waits * imin(ONE, self.tasks.count - 1) if self.style.out_of_order else waits
 
     def _ahead(self) -> IntExpr:
         """Streams, in PARTS-ths, beside which memory works. On a CPU that loads ahead by choice, misses add up with

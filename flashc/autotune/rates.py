@@ -99,6 +99,14 @@ def memory_rate(device: Device) -> float:
     return level_rate(device.main_memory) * device.memory_efficiency
 
 
+BARRIER_TRIPS = 3  # an arrival: the store before it must be visible, the counter goes up, a waiting task sees it
+
+
+def barrier_ps(device: Device) -> int:
+    """How long all tasks of a kernel wait for each other: trips to the memory where all cores meet."""
+    return BARRIER_TRIPS * load_latency_ps(device)
+
+
 def load_latency_ps(device: Device) -> int:
     """How long a load takes that a shared cache serves, or the main memory where there is none."""
     level = shared_cache(device) or device.main_memory

@@ -29,8 +29,9 @@ from flashc.iomodel.from_program import cascade
 from flashc.ir.analysis import sites, tensor_bytes, traffic_bytes
 from flashc.ir.intarith import Exact
 from flashc.ir.intexpr import Const, IntExpr, Sym
-from flashc.ir.nodes import Program, Store
+from flashc.ir.nodes import Program, Store, persistent
 from flashc.ir.rewrite import with_sizes
+from flashc.ir.steps import tasks
 from flashc.ir.verify import verify
 from flashc.ops import Operator, registry
 from flashc.passes.bind import bind
@@ -114,7 +115,7 @@ def space(
     sized = with_sizes(placed, {**dict(placed.fixed), **numbers})
     conditions = backend.constraints(sized, device)
     time = modelled(sized, device, backend, conditions)
-    conditions += workspace_limits(sized, device)
+    conditions += (*workspace_limits(sized, device), *persistence_limits(sized, device))
     problem = Problem(
         variables=tuple(Variable(t, domains[t]) for t in placed.tiles),
         constraints=(*conditions, *(c for c in cuts if c.symbols() <= set(placed.tiles))),
@@ -147,6 +148,16 @@ def workspace_limits(program: Program, device: Device) -> tuple[Constraint, ...]
     need = sum((tensor_bytes(t) for t in program.tensors), Const(0))
     names = ", ".join(t.name for t in temps)
     return (Constraint("device.workspace", need, "<=", Const(capacity), "B", f"a schedule without {names}"),)
+
+
+def persistence_limits(program: Program, device: Device) -> tuple[Constraint, ...]:
+    """All tasks of a persistent kernel must run at the same time: one on each core, so that none waits for a place."""
+    knob = "larger tiles, or a schedule with a launch per step"
+    return tuple(
+        Constraint(f"device.persistent.{kernel.name}", tasks(program, par), "<=", Const(device.cores), "tasks", knob)
+        for kernel in program.kernels if persistent(kernel)
+        for par in kernel.pars
+    )
 
 
 def accumulation(program: Program) -> Conflict | None:

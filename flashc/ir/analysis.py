@@ -26,12 +26,14 @@ from flashc.ir.nodes import (
     Stmt,
     Store,
     Sync,
+    View,
     outputs_of,
     tiled_axis,
 )
 from flashc.ir.ranges import Scope, enter, part_range, valid_end, whole
 from flashc.ir.scalar import FUNCTIONS, Call, Ref, Scalar, coords, fetches, refs, walk
 from flashc.ir.types import Tensor, Value
+from flashc.ir.views import without_views
 
 ZERO = Const(0)
 SLOW = "memory"  # the level that holds the tensors; a value there is a tile that is read where it lies
@@ -299,7 +301,7 @@ def operands(stmt: Stmt) -> tuple[str, ...]:
     match stmt:
         case Store(value=v):
             named = (v,)
-        case Copy(source=v) | Reduce(source=v):
+        case Copy(source=v) | View(source=v) | Reduce(source=v):
             named = (v,)
         case Dot(a=a, b=b):
             named = (a, b)
@@ -309,14 +311,16 @@ def operands(stmt: Stmt) -> tuple[str, ...]:
 
 
 def reads_of(stmt: Stmt) -> tuple[str, ...]:
-    """Names of the values that one execution reads, each once; a loop that goes on with its state reads nothing."""
+    """Names of the values that one execution reads, each once; a view, or a loop that goes on with its state, none."""
+    if isinstance(stmt, View):
+        return ()
     own = {c.value.name for c in stmt.carry} if isinstance(stmt, Seq) else set()
     return tuple(name for name in dict.fromkeys(operands(stmt)) if name not in own)
 
 
 def writes_of(stmt: Stmt) -> tuple[Value, ...]:
-    """Values that one execution writes; a loop writes the initial elements of its state."""
-    if isinstance(stmt, Alloc):
+    """Values that one execution writes; a loop writes the initial elements of its state, a view nothing."""
+    if isinstance(stmt, Alloc | View):
         return ()
     if isinstance(stmt, Seq):
         return tuple(c.value for c in stmt.carry if c.init != Ref(c.value.name))
@@ -340,8 +344,10 @@ LivePoint = frozenset[str]
 def live_points(body: Sequence[Stmt], after: frozenset[str] = frozenset()) -> Iterator[LivePoint]:
     """Sets of values that are alive together, one per statement; elementwise statements work in place.
 
-    A loop's carried value and a value that replaces it in place share one place, under the carried name.
+    A loop's carried value and a value that replaces it in place share one place, under the carried name; a view is
+    its source.
     """
+    body = without_views(body)
     defined: set[str] = set()
     for n, stmt in enumerate(body):
         later = frozenset(after).union(*(uses(s) for s in body[n + 1:]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from flashc.errors import IRError
 from flashc.ir.analysis import SLOW, reads_of, writes_of
 from flashc.ir.intexpr import Const, IntExpr, Sym
 from flashc.ir.nodes import (
+    GRID,
     Access,
     Alloc,
     Copy,
@@ -33,6 +34,8 @@ from flashc.ir.nodes import (
     Stmt,
     Store,
     Sync,
+    View,
+    synchronised,
     tiled_axis,
 )
 from flashc.ir.ranges import enter, part_range, valid_end, whole
@@ -171,9 +174,7 @@ class _Machine:
         self.count("read", frame, reads_of(stmt))
         match stmt:
             case Par():
-                for inner in self.tasks(stmt, frame, 0):
-                    if self.select(inner.coordinates()):
-                        self.block(stmt.body, inner)
+                self.run_par(stmt, [t for t in self.tasks(stmt, frame, 0) if self.select(t.coordinates())])
             case Seq():
                 self.run_seq(stmt, frame)
             case Load():
@@ -182,6 +183,8 @@ class _Machine:
                 self.store(stmt, frame)
             case Copy():
                 self.define(frame, stmt.out, self.aligned(frame, stmt.source, stmt.out.axes))
+            case View():
+                self.define(frame, stmt.out, frame.values[stmt.source][1])
             case Dot():
                 self.define(frame, stmt.out, self.dot(stmt, frame))
             case Map():
@@ -203,19 +206,46 @@ class _Machine:
             inner = frame.inside(loop.axis, start, min(start + tile, extent), loop.tile == Const(1))
             yield from self.tasks(par, inner, depth + 1)
 
+    def run_par(self, par: Par, tasks: Sequence[_Frame]) -> None:
+        """Task after task; where they take the steps of a loop together, statement after statement."""
+        if not any(synchronised(stmt) for stmt in par.body):
+            for task in tasks:
+                self.block(par.body, task)
+            return
+        for stmt in par.body:
+            if isinstance(stmt, Seq) and synchronised(stmt):
+                self.run_steps(stmt, tasks)
+                continue
+            for task in tasks:
+                self.step(stmt, task)
+
     def run_seq(self, seq: Seq, frame: _Frame) -> None:
-        axis, tile = seq.loop.axis, self.number(seq.loop.tile, frame)
-        first, stop, end = self.seq_range(seq, frame)
-        for c in seq.carry:
-            self.define(frame, c.value, self.elementwise(c.init, c.value.axes, frame))
-        self.count("write", frame, (v.name for v in writes_of(seq)))
-        outer, self.domain = self.domain, {**self.domain, axis: seq}
-        for start in range(first, stop, tile):
-            inner = frame.inside(axis, start, min(start + tile, end), seq.loop.tile == Const(1))
-            self.block(seq.body, inner)
+        self.run_steps(seq, [frame])
+
+    def run_steps(self, seq: Seq, tasks: Sequence[_Frame]) -> None:
+        """The steps of a loop that ``tasks`` take together; between two barriers one task runs after the other."""
+        for task in tasks:
             for c in seq.carry:
-                frame.values[c.value.name] = (c.value, inner.values[c.next][1])
+                self.define(task, c.value, self.elementwise(c.init, c.value.axes, task))
+            self.count("write", task, (v.name for v in writes_of(seq)))
+        outer, self.domain = self.domain, {**self.domain, seq.loop.axis: seq}
+        for start, stop in self.starts(seq, tasks[0]) if tasks else ():
+            scalar = seq.loop.tile == Const(1)
+            inside = [task.inside(seq.loop.axis, start, stop, scalar) for task in tasks]
+            for segment in _between_barriers(seq.body):
+                for inner in inside:
+                    self.block(segment, inner)
+            for task, inner in zip(tasks, inside, strict=True):
+                for c in seq.carry:
+                    task.values[c.value.name] = (c.value, inner.values[c.next][1])
         self.domain = outer
+
+    def starts(self, seq: Seq, frame: _Frame) -> list[tuple[int, int]]:
+        """Coordinates from and to, of every tile in order."""
+        first, stop, end = self.seq_range(seq, frame)
+        tile = self.number(seq.loop.tile, frame)
+        tiles = [(start, min(start + tile, end)) for start in range(first, stop, tile)]
+        return tiles[::-1] if seq.reverse else tiles
 
     def seq_range(self, seq: Seq, frame: _Frame) -> tuple[int, int, int]:
         scope = self.symbolic_scope(frame)
@@ -356,6 +386,11 @@ class _Machine:
         if stmt.init is None:
             return product
         return self.elementwise(stmt.init, stmt.out.axes, frame) + product
+
+
+def _between_barriers(body: tuple[Stmt, ...]) -> list[tuple[Stmt, ...]]:
+    cuts = [n for n, stmt in enumerate(body) if stmt == Sync(GRID)]
+    return [body[a:b] for a, b in zip([0, *cuts], [*cuts, len(body)], strict=True)]
 
 
 def _product(spec: str, a: Array, b: Array) -> Array:

@@ -106,6 +106,17 @@ class Copy:
 
 
 @dataclass(frozen=True, slots=True)
+class View:
+    """``out`` is ``source`` with its axes renamed, position by position: the same elements, and nothing moves.
+
+    So a state over ``u`` becomes the operand over ``k`` of the next step. The renamed axes are whole and equally long.
+    """
+
+    out: Value
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class Dot:
     """``out = init + sum over `over` of a * b``, accumulated in ``out.dtype``.
 
@@ -151,7 +162,12 @@ class Alloc:
 
 @dataclass(frozen=True, slots=True)
 class Sync:
-    """All workers that share ``level`` have finished their earlier accesses to it."""
+    """All workers that share ``level`` have finished their earlier accesses to it.
+
+    ``grid``: all tasks of the ``Par``, with their stores to slow memory. It stands in the body of a ``Seq`` right
+    below the ``Par``, whose steps all tasks take together. All tasks then run at the same time: the kernel is
+    *persistent*, and what its tasks made before the loop stays on chip.
+    """
 
     level: str
 
@@ -170,7 +186,8 @@ class Seq:
     """An ordered loop with carried state. ``law`` names how two workers' states combine.
 
     ``stages`` buffers are kept per streamed load (1 = none in flight). ``part`` restricts the loop to the FULL or the
-    PARTIAL tiles of its domain once a pass has split it; ``side`` says which PARTIAL ones.
+    PARTIAL tiles of its domain once a pass has split it; ``side`` says which PARTIAL ones. ``reverse``: the last tile
+    comes first.
     """
 
     loop: Loop
@@ -181,17 +198,24 @@ class Seq:
     stages: IntExpr = field(default_factory=lambda: Const(1))
     part: Part = "all"
     side: Literal["", "left", "right"] = ""
+    reverse: bool = False
 
 
-Stmt = Load | Store | Copy | Dot | Map | Reduce | Alloc | Sync | Par | Seq
+Stmt = Load | Store | Copy | View | Dot | Map | Reduce | Alloc | Sync | Par | Seq
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """One launch: a single ``Par`` and what it holds."""
+    """A single ``Par``, which is launched once, or a single ``Seq`` of ``Par``, each launched once per step."""
 
     name: str
     body: tuple[Stmt, ...]
+
+    @property
+    def pars(self) -> tuple[Par, ...]:
+        """What is launched, in order."""
+        top = self.body[0].body if isinstance(self.body[0], Seq) else self.body
+        return tuple(p for p in top if isinstance(p, Par))
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,10 +251,23 @@ def tiled_axis(index: IntExpr, tiled: Collection[str]) -> str | None:
     return next((t.name for t in terms if isinstance(t, Sym) and t.name in tiled), None)
 
 
+GRID = "grid"
+
+
+def synchronised(stmt: Stmt) -> bool:
+    """Whether all tasks take the steps of this loop together."""
+    return isinstance(stmt, Seq) and Sync(GRID) in stmt.body
+
+
+def persistent(kernel: Kernel) -> bool:
+    """Whether all tasks of a launch must run at the same time."""
+    return any(synchronised(stmt) for par in kernel.pars for stmt in par.body)
+
+
 def outputs_of(stmt: Stmt) -> Value | None:
     """The value a statement defines, if it defines one."""
     match stmt:
-        case Load(out=v) | Copy(out=v) | Dot(out=v) | Map(out=v) | Reduce(out=v) | Alloc(value=v):
+        case Load(out=v) | Copy(out=v) | View(out=v) | Dot(out=v) | Map(out=v) | Reduce(out=v) | Alloc(value=v):
             return v
         case _:
             return None

@@ -32,10 +32,11 @@ from flashc.ir.nodes import (
     Stmt,
     Store,
     Sync,
+    View,
 )
 from flashc.ir.types import DTYPES, Axis, DType, Layout, Mode, Param, Role, Tensor, Value
 
-Operation = Literal["load", "copy", "dot", "map", "max", "min", "sum"]
+Operation = Literal["load", "copy", "view", "dot", "map", "max", "min", "sum"]
 Order = Literal["natural", "longest"]
 Side = Literal["left", "right"]
 Space = Literal["lane", "reg"]
@@ -195,6 +196,8 @@ def _definition(read: Cursor, name: str) -> Stmt:
             stmt = Load(out, _access(read))
         case "copy":
             stmt = Copy(out, read.name("a value"))
+        case "view":
+            stmt = View(out, read.name("a value"))
         case "dot":
             stmt = _dot(read, out)
         case "map":
@@ -239,17 +242,18 @@ def _par(read: Cursor) -> Par:
 
 def _seq(read: Cursor) -> Seq:
     loop = _loop(read)
+    reverse = read.accept("reverse") is not None
     law = read.name("a law") if read.accept("law") else None
     stages = read.expression() if read.accept("stages") else Const(1)
     part: Part = read.one_of(get_args(Part)) if read.accept("part") else "all"
     side: Side | Literal[""] = read.one_of(get_args(Side)) if read.accept("side") else ""
     domain = _domain(read, loop.axis) if read.accept("where") else None
-    read.finish("@MAP, law, stages, part, side, where (in this order)")
+    read.finish("@MAP, reverse, law, stages, part, side, where (in this order)")
     lines = list(read.line.inner)
     carry: list[Carry] = []
     while lines and re.match(r"carry\s+\w", lines[0].text):
         carry.append(_carry(Cursor(lines.pop(0))))
-    return Seq(loop, _block(lines), tuple(carry), domain, law, stages, part, side)
+    return Seq(loop, _block(lines), tuple(carry), domain, law, stages, part, side, reverse)
 
 
 def _carry(read: Cursor) -> Carry:

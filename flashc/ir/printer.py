@@ -24,6 +24,7 @@ from flashc.ir.nodes import (
     Stmt,
     Store,
     Sync,
+    View,
 )
 from flashc.ir.types import Layout, Mode, Value
 
@@ -44,6 +45,8 @@ def headline(node: Stmt | Carry) -> str:
             return f"store {_access(access)} {'+=' if accumulate else '='} {value}"
         case Copy(out=out, source=source):
             return f"{print_value(out)} = copy {source}"
+        case View(out=out, source=source):
+            return f"{print_value(out)} = view {source}"
         case Dot():
             return _dot(node)
         case Map(out=out, expr=expr):
@@ -118,10 +121,11 @@ def _par(par: Par) -> str:
 
 
 def _seq(seq: Seq) -> str:
+    reverse = " reverse" if seq.reverse else ""
     law = f" law {seq.law}" if seq.law is not None else ""
     stages = _unless("1", " stages", str(seq.stages))
     part = _unless("all", " part", seq.part) + (f" side {seq.side}" if seq.side else "")
-    return f"seq {_loop(seq.loop)}{law}{stages}{part}{_domain(seq.loop.axis, seq.domain)}"
+    return f"seq {_loop(seq.loop)}{reverse}{law}{stages}{part}{_domain(seq.loop.axis, seq.domain)}"
 
 
 def _loop(loop: Loop) -> str:

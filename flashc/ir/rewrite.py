@@ -6,8 +6,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
+from flashc.ir.analysis import uses
 from flashc.ir.intexpr import IntExpr
-from flashc.ir.nodes import Kernel, Par, Program, Seq, Stmt
+from flashc.ir.nodes import Kernel, Par, Program, Seq, Stmt, outputs_of
 from flashc.ir.scalar import Scalar
 from flashc.ir.types import Value
 
@@ -23,6 +24,18 @@ def rewrite_body(body: Sequence[Stmt], rule: Rule) -> tuple[Stmt, ...]:
             stmt = replace(stmt, body=rewrite_body(stmt.body, rule))
         found.extend(rule(stmt))
     return tuple(found)
+
+
+def without_unused(body: Sequence[Stmt]) -> tuple[Stmt, ...]:
+    """``body`` without the values that nothing reads."""
+    read = frozenset().union(*(uses(stmt) for stmt in body))
+
+    def rule(stmt: Stmt) -> tuple[Stmt, ...]:
+        out = outputs_of(stmt)
+        return () if out is not None and out.name not in read else (stmt,)
+
+    kept = rewrite_body(body, rule)
+    return kept if kept == tuple(body) else without_unused(kept)
 
 
 def rewrite_kernels(program: Program, change: Callable[[Kernel], Kernel], **fields_changed: Any) -> Program:

@@ -21,8 +21,9 @@ from typing import NoReturn
 from flashc.errors import ExpressionError
 from flashc.ir.scalar import FUNCTIONS, Coord, Fetch, InDomain, Lit, Ref, Scalar, call
 from flashc.ir.scalar_functions import COMPARE, INFIX, NOT, UNARY
+from flashc.ir.scalar_sugar import SUGAR
 
-USER_FUNCTIONS = ("abs", "exp", "exp2", "log", "log2", "max", "min", "tanh", "where")
+USER_FUNCTIONS = tuple(sorted(("abs", "exp", "exp2", "log", "log2", "max", "min", "tanh", "where", *SUGAR)))
 # Together they bound the depth of a user's tree, so that walking it cannot exhaust Python's stack.
 MAX_TOKENS = 400
 MAX_NESTING = 40
@@ -255,7 +256,7 @@ class _Parser:
             return InDomain(args[0].name)
         if word not in self.names.functions:
             self.unknown(token, "function", self.names.functions)
-        arity = FUNCTIONS[word].arity
+        arity = 1 if word in SUGAR else FUNCTIONS[word].arity
         if word in ("min", "max") and len(args) > arity:
             return reduce(lambda left, right: self.apply(token, word, left, right), args)
         if len(args) != arity:
@@ -265,7 +266,7 @@ class _Parser:
 
     def apply(self, token: _Token, fn: str, *args: Scalar) -> Scalar:
         try:
-            return call(fn, *args)
+            return SUGAR[fn](*args) if fn in SUGAR else call(fn, *args)
         except ExpressionError as error:
             allowed = "operands of the right kind and size"
             self.fail(str(error), allowed, "correct the operands", token.column)

@@ -13,6 +13,7 @@ from dataclasses import replace
 from flashc.errors import IRError
 from flashc.ir.intexpr import Const
 from flashc.ir.nodes import (
+    GRID,
     Alloc,
     Carry,
     Copy,
@@ -28,9 +29,11 @@ from flashc.ir.nodes import (
     Stmt,
     Store,
     Sync,
+    View,
 )
 from flashc.ir.printer import headline, print_value
 from flashc.ir.scalar import Ref
+from flashc.ir.types import Mode, Value
 from flashc.ir.verify_header import verify_header
 from flashc.ir.verify_values import Scope, Values, listed, rising
 
@@ -53,16 +56,27 @@ class _Statements(Values):
     def __init__(self, program: Program, kernel: Kernel, written: set[str]) -> None:
         super().__init__(program, kernel, written)
         self.buffers: dict[str, Alloc] = {}
+        self.around: tuple[Par | Seq, ...] = ()
 
     def check(self) -> None:
         self.line = f"kernel {self.kernel.name}"
-        if len(self.kernel.body) != 1 or not isinstance(self.kernel.body[0], Par):
-            self.fail("a kernel is one par", "put its statements into one par")
+        self.launches()
         self.block(self.kernel.body, Scope())
         for name, alloc in self.buffers.items():
             self.line = headline(alloc)
             if self.found.get(name) != alloc.value:
                 self.fail(f"no statement defines {name} so", "allocate the value that is defined, or nothing")
+
+    def launches(self) -> None:
+        """A kernel is one par, or one seq of pars, each of which is launched once per step."""
+        top = self.kernel.body[0] if len(self.kernel.body) == 1 else None
+        if isinstance(top, Par):
+            return
+        if not isinstance(top, Seq) or not top.body or not all(isinstance(stmt, Par) for stmt in top.body):
+            self.fail("a kernel is one par, or one seq of pars", "put its statements into one par")
+        if top.loop.tile != Const(1) or top.carry or top.domain is not None or top.stages != Const(1):
+            self.line = headline(top)
+            self.fail("it launches its pars once per step", "give it tile 1, and no state, bounds or stages")
 
     def block(self, body: Sequence[Stmt], scope: Scope) -> None:
         for stmt in body:
@@ -81,6 +95,8 @@ class _Statements(Values):
                 self.store(stmt, scope)
             case Copy():
                 self.copy(stmt, scope)
+            case View():
+                self.view(stmt, scope)
             case Dot():
                 self.dot(stmt, scope)
             case Map():
@@ -91,17 +107,23 @@ class _Statements(Values):
             case Alloc():
                 self.alloc(stmt)
             case Sync():
-                pass
+                self.sync(stmt)
 
     # -- loops
 
     def par(self, par: Par, scope: Scope) -> None:
-        if scope.tiles:
+        if any(isinstance(outer, Par) for outer in self.around):
             self.fail("a par inside another loop", "a kernel has one par; make the inner loop a seq")
+        scope = replace(scope, values=dict(scope.values))
         for loop in par.loops:
             self.loop(loop, scope)
             scope = scope.inside(loop)
-        self.block(par.body, scope)
+        self.within(par, scope)
+
+    def within(self, loop: Par | Seq, scope: Scope) -> None:
+        outer, self.around = self.around, (*self.around, loop)
+        self.block(loop.body, scope)
+        self.around = outer
 
     def seq(self, seq: Seq, scope: Scope) -> None:
         self.loop(seq.loop, scope)
@@ -115,13 +137,27 @@ class _Statements(Values):
             self.carry(carry, seq.loop.axis, scope, before)
         inner = scope.inside(seq.loop)
         inner.loops[seq.loop.axis] = seq
-        self.block(seq.body, inner)
+        self.within(seq, inner)
         for carry in seq.carry:
             self.line = headline(carry)
             after = self.use(carry.next, inner)
             if replace(after, name=carry.value.name) != carry.value:
                 self.fail(f"it is replaced by `{print_value(after)}`", "make the two alike")
         scope.states.update(c.value.name for c in seq.carry)
+
+    def sync(self, sync: Sync) -> None:
+        if sync.level != GRID:
+            return
+        below = [type(loop) for loop in self.around[-2:]]
+        if below != [Par, Seq]:
+            self.fail("all tasks take a step together", "put it into the body of a seq right below the par")
+        par, seq = self.around[-2:]
+        assert isinstance(par, Par) and isinstance(seq, Seq)
+        own = {loop.axis for loop in par.loops}
+        bounds = (*seq.domain.lower, *seq.domain.upper) if seq.domain else ()
+        uneven = next((b for b in bounds if not own.isdisjoint(b.symbols())), None)
+        if uneven is not None:
+            self.fail(f"the bound {uneven} gives the tasks different steps", "use a bound that all tasks share")
 
     def carry(self, carry: Carry, axis: str, scope: Scope, before: Scope) -> None:
         """``before`` holds what initial values may read: the values made before the loop."""
@@ -188,6 +224,24 @@ class _Statements(Values):
             self.fail(f"the source is `{print_value(source)}`", "a copy keeps axes and kind; use a map")
         self.define(copy.out, scope)
 
+    def view(self, view: View, scope: Scope) -> None:
+        source, out = self.use(view.source, scope), view.out
+        shape = f"the source is `{print_value(source)}`"
+        if len(source.axes) != len(out.axes) or (source.dtype, source.level) != (out.dtype, out.level):
+            self.fail(shape, "a view renames axes and keeps their number, the type and the level")
+        for old, new in zip(source.axes, out.axes, strict=True):
+            if old == new:
+                continue
+            self.axis(new)
+            if old in scope.tiles or new in scope.tiles:
+                self.fail(f"{shape}, and a loop cuts {old} or {new} into tiles", "rename axes that are whole")
+            if self.program.axis(old).extent != self.program.axis(new).extent:
+                self.fail(f"{shape}, and {old} and {new} differ in extent", "rename to an axis of the same extent")
+        modes = tuple(replace(m, axis=out.axes[source.axes.index(m.axis)]) for m in _modes(source))
+        if (source.layout is None) != (out.layout is None) or modes != _modes(out):
+            self.fail(shape, "give the view the same layout, with its axes renamed")
+        self.define(out, scope)
+
     def dot(self, dot: Dot, scope: Scope) -> None:
         a, b = self.use(dot.a, scope), self.use(dot.b, scope)
         operands = f"the operands are `{print_value(a)}` and `{print_value(b)}`"
@@ -224,3 +278,7 @@ class _Statements(Values):
             self.fail(f"{name} has a buffer already", "allocate it once")
         self.integer(alloc.count, frozenset())
         self.buffers[name] = alloc
+
+
+def _modes(value: Value) -> tuple[Mode, ...]:
+    return value.layout.modes if value.layout is not None else ()

@@ -10,7 +10,8 @@ from importlib.metadata import entry_points
 
 from flashc.ops.base import Operator
 
-_BUILTIN = {name: f"flashc.ops.{name}" for name in ("attention", "attention_backward", "gemm")}
+_NAMES = ("attention", "attention_backward", "gemm", "recurrent", "recurrent_backward")
+_BUILTIN = {name: f"flashc.ops.{name}" for name in _NAMES}
 _registered: dict[str, Operator] = {}
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from flashc.errors import IRError
 from flashc.ir.intexpr import Const
-from flashc.ir.nodes import Kernel, Par, Program
-from flashc.ir.rewrite import rewrite_kernels, substitute_sizes, without_axes
+from flashc.ir.nodes import Kernel, Par, Program, Stmt
+from flashc.ir.rewrite import rewrite_body, rewrite_kernels, substitute_sizes, without_axes
 
 
 def bind(program: Program, tiles: Mapping[str, int]) -> Program:
@@ -30,6 +30,11 @@ def bind(program: Program, tiles: Mapping[str, int]) -> Program:
 
 def _without_single_rows(kernel: Kernel) -> Kernel:
     """A parallel axis whose tile turned out as 1 is a scalar, and no axis of any value."""
-    loops = (loop for stmt in kernel.body if isinstance(stmt, Par) for loop in stmt.loops)
-    single = frozenset(loop.axis for loop in loops if loop.tile == Const(1))
-    return replace(kernel, body=without_axes(kernel.body, single))
+
+    def rule(stmt: Stmt) -> tuple[Stmt, ...]:
+        if not isinstance(stmt, Par):
+            return (stmt,)
+        single = frozenset(loop.axis for loop in stmt.loops if loop.tile == Const(1))
+        return (without_axes(stmt, single),)
+
+    return replace(kernel, body=rewrite_body(kernel.body, rule))

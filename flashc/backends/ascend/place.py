@@ -33,6 +33,7 @@ from flashc.ir.nodes import (
 )
 from flashc.ir.rewrite import rewrite_kernels
 from flashc.ir.scalar import Ref, refs, substitute
+from flashc.ir.steps import refuse_recurrence
 from flashc.ir.types import Value
 
 ACCUMULATOR, VECTOR = "l0c", "ub"
@@ -58,7 +59,11 @@ def memories(device: Device) -> Memories:
 
 
 def place(program: Program, device: Device) -> Program:
-    """The program with a level for every value, an atom for every dot, and the copies between the levels."""
+    """The program with a level for every value, an atom for every dot, and the copies between the levels.
+
+    Raises UnsupportedError for a recurrence.
+    """
+    refuse_recurrence(program, "the ascend backend")
     return rewrite_kernels(program, lambda k: _Placement(k, program, device).placed(), stage="placed")
 
 

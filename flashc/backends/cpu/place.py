@@ -17,6 +17,7 @@ from flashc.ir.intexpr import Const, IntExpr, Sym, ceil_div
 from flashc.ir.nodes import Atom, Carry, Copy, Dot, Kernel, Load, Map, Program, Reduce, Seq, Stmt, Store, outputs_of
 from flashc.ir.ranges import Scope
 from flashc.ir.rewrite import rewrite_body, rewrite_kernels
+from flashc.ir.steps import refuse_recurrence
 from flashc.ir.types import F32, Layout, Mode, Value
 from flashc.passes.stage import stage
 
@@ -26,7 +27,11 @@ PAIRED = "dot_bf16"
 
 
 def place(program: Program, device: Device) -> Program:
-    """The program with a level and a layout for every on-chip value, an atom for every dot, and the copies between."""
+    """The program with a level and a layout for every on-chip value, an atom for every dot, and the copies between.
+
+    Raises UnsupportedError for a recurrence.
+    """
+    refuse_recurrence(program, "the cpu backend")
     from flashc.backends.cpu.place_rows import STREAM_BLOCK, ShortRows, has_short_rows
 
     short = [k.name for k in program.kernels if has_short_rows(program, k)]

@@ -21,6 +21,7 @@ from flashc.ir.analysis import sites, tiled_loops, values_of
 from flashc.ir.intexpr import Const, IntExpr, Sym
 from flashc.ir.nodes import Atom, Carry, Copy, Dot, Kernel, Load, Map, Program, Reduce, Seq, Stmt
 from flashc.ir.rewrite import rewrite_body, rewrite_kernels, with_sizes
+from flashc.ir.steps import refuse_recurrence
 from flashc.ir.types import Value
 
 VECTOR_UNIT = "fma_f32"
@@ -31,7 +32,11 @@ DEEP, SHALLOW = (1, 2, 3, 4, 5), (1, 2)
 
 
 def place(program: Program, device: Device) -> Program:
-    """The program with levels for values, atoms for dots, and ``warps`` among its tile symbols."""
+    """The program with levels for values, atoms for dots, and ``warps`` among its tile symbols.
+
+    Raises UnsupportedError for a recurrence.
+    """
+    refuse_recurrence(program, "the triton backend")
     fixed = with_sizes(program, dict(program.fixed))
     placed = rewrite_kernels(fixed, lambda k: _placed(fixed, k, device), stage="placed")
     has_dots = any(isinstance(s.stmt, Dot) for k in placed.kernels for s in sites(placed, k))
