@@ -144,7 +144,7 @@ BAD_GEMM = [
 
 BAD_RECURRENT = [
     ("cell: lstn", "cell", '"lstn"', "one of lstm, slstm, gru, gru_before, elman", "cell: lstm"),
-    ("cell: {states: [h], step: {h: h}}", "cell", '"states"', "or a mapping of states, gates, step", "cell: lstm"),
+    ("cell: {states: [h], step: {h: h}}", "cell.gates", "missing", "all of states, gates, step", "cell: lstm"),
     ("cell: {states: [c], gates: {a: both}, step: {c: c}}", "cell.states", "c", "h first", "write [h, c]"),
     ("cell: {states: [h], gates: {a: x}, step: {h: a}}", "cell.gates.a", '"x"', "both, recurrent, input", "cell: lstm"),
     ("cell: {states: [h], gates: {a: both}, step: {b: a}}", "cell.step", "b", "an assignment of every state", "add h"),
