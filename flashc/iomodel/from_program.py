@@ -7,7 +7,8 @@ part of an axis (causal, window, lengths) comes from a schedule, where it is the
 
 Grouped heads read ``k[h // G]``: there ``h`` is split into two indices, ``h = h_group * G + h_in``. What a loop over
 single steps carries is an array with one element more than steps, ``state[t]`` before step t. A tensor of which every
-access takes a fixed part (a gate's weights ``r[2, ...]``) is one array per part.
+access takes a fixed part (a gate's weights ``r[2, ...]``) is one array per part. Where a table may end a sequence or
+reset its state, a schedule may leave steps out: such loops, and all inputs, then count nothing.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ def cascade(algorithm: Program, schedule: Program) -> Cascade:
     Temps weigh as much as the narrowest floating-point element of the program, however a schedule may store them.
     """
     reader = _Reader(algorithm, region(schedule), _split_axes(algorithm), _fixed_dims(algorithm))
+    reader.optional = _optional_loops(algorithm)
     reader.axes = {name: v[0].axes for k in algorithm.kernels for name, v in values_of(algorithm, k).items()}
     statements = tuple(s for k in algorithm.kernels for site in sites(algorithm, k) for s in reader.read(site))
     used = {r.array for s in statements for r in (s.target, *s.operands)}
@@ -41,6 +43,8 @@ def cascade(algorithm: Program, schedule: Program) -> Cascade:
     arrays = [Array(name, narrowest if t.role == "temp" else t.dtype.bytes, t.role) for name, t in parts]
     arrays += [Array(name, narrowest, "temp") for name in reader.temps if name in used]
     known = distinct_elements(schedule)
+    if reader.optional:
+        known = {t.name: known[t.name] for t in algorithm.tensors if t.name in known and t.role != "in"}
     # What is captured where a mask may hide it, and tables, count nothing: that keeps compulsory traffic a bound.
     touched = tuple((name, reader.share(t, known.get(t.name, Const(0)))) for name, t in parts if t.role != "temp")
     return Cascade(algorithm.name, algorithm.sizes, tuple(arrays), statements, touched)
@@ -69,6 +73,17 @@ def _fixed_dims(program: Program) -> dict[str, frozenset[int]]:
     return {name: dims for name, dims in found.items() if dims}
 
 
+def _optional_loops(program: Program) -> frozenset[str]:
+    """Axes of the loops over single steps in which a table decides what is carried on."""
+    found = set[str]()
+    for kernel in program.kernels:
+        for site in sites(program, kernel):
+            tables = (program.tensor(f.tensor).dtype.kind for e in expressions(site.stmt) for f in fetches(e))
+            if isinstance(site.stmt, Map) and any(kind != "float" for kind in tables):
+                found |= {t.axis for t in site.trips if not t.parallel and t.tile == Const(1)}
+    return frozenset(found)
+
+
 def _accesses(stmt: Stmt) -> Iterator[tuple[str, Sequence[IntExpr | Scalar]]]:
     if isinstance(stmt, Load | Store):
         yield stmt.access.tensor, stmt.access.index
@@ -92,8 +107,11 @@ class _Reader:
     steps: dict[str, IntExpr] = field(default_factory=dict)
     axes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    optional: frozenset[str] = frozenset()
 
     def read(self, site: Site) -> Iterator[Statement]:
+        if self.optional & {t.axis for t in site.trips}:
+            return
         match site.stmt:
             case Load(out=out, access=access):
                 self.tiles[out.name] = self._reference(access.tensor, access.index)
