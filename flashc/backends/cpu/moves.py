@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from flashc.backends.cpu.frame import C_TYPE, Place, Printer, address, elements, tensor_strides
+from flashc.backends.cpu.frame import (
+    C_TYPE,
+    Place,
+    Printer,
+    address,
+    elements,
+    panel_width,
+    panels,
+    tensor_strides,
+)
 from flashc.ir.analysis import tiled_axes
 from flashc.ir.nodes import Copy, Load, Store
 from flashc.ir.ranges import Scope
@@ -24,6 +34,22 @@ def emit_copy(p: Printer, stmt: Copy, scope: Scope) -> None:
         short = " || ".join(f"{p.counts[a]} < {p.tile(a, scope)}" for a in partial)
         total = elements(stmt.out) * stmt.out.dtype.bytes
         p.line(f"if ({short}) std::memset({target.pointer}, 0, {total});")
+    panel = panels(stmt.out)
+    if panel is None:
+        _copy(p, stmt, source, target)
+        return
+    axis, count, first = panel.axis, p.counts[panel.axis], f"{panel.axis}_first"
+    width = panel_width(stmt.out)
+    p.open(f"for (long {first} = 0; {first} < {count}; {first} += {width})")
+    p.counts[axis] = f"std::min<long>({width}, {count} - {first})"
+    at = replace(source, pointer=f"({source.pointer} + {first} * {source.strides[axis]})")
+    _copy(p, stmt, at, replace(target, pointer=f"({target.pointer} + {first} / {width} * {panel.stride})"))
+    p.counts[axis] = count
+    p.close()
+
+
+def _copy(p: Printer, stmt: Copy, source: Place, target: Place) -> None:
+    axes = stmt.out.axes
     if target.pair is not None:
         _copy_pairs(p, stmt, source, target)
         return
