@@ -88,7 +88,7 @@ def rnn_backward(saved: Saved, dy: Any = None, dlast: Sequence[Any] | None = Non
 
 def gradients(layer: Layer, arrays: Mapping[str, Any]) -> Arrays:
     """The backward pass from ``dy`` and ``dlast_*``, of which there is one at least, by the operator's names."""
-    outputs = [name for name, key in (("y", "dy"), ("last", "dlast_h")) if key in arrays]
+    outputs = tuple(name for name, key in (("y", "dy"), ("last", "dlast_h")) if key in arrays)
     return run(layer, "recurrent_backward", outputs, arrays)
 
 

@@ -12,13 +12,13 @@ from flashc.recurrent import gradients
 from flashc.recurrent_call import Arrays, Layer, run
 
 
-def differentiable(layer: Layer, outputs: Sequence[str], arrays: Mapping[str, Any]) -> Arrays:
+def differentiable(layer: Layer, outputs: tuple[str, ...], arrays: Mapping[str, Any]) -> Arrays:
     """The forward pass, by the operator's names, with a backward pass behind its outputs."""
     names = _names(layer, outputs)
     return dict(zip(names, _Recurrence.apply(layer, outputs, tuple(arrays), *arrays.values()), strict=True))
 
 
-def _names(layer: Layer, outputs: Sequence[str]) -> tuple[str, ...]:
+def _names(layer: Layer, outputs: tuple[str, ...]) -> tuple[str, ...]:
     return (*(("y",) if "y" in outputs else ()), *(f"last_{s}" for s in layer.states))
 
 
@@ -38,7 +38,9 @@ class _Recurrence(torch.autograd.Function):  # type: ignore[misc]
     """Nothing that is saved is written to, so a backward pass can be repeated; it has no derivative of its own."""
 
     @staticmethod
-    def forward(ctx: Any, layer: Layer, outputs: Sequence[str], names: Sequence[str], *tensors: Any) -> tuple[Any, ...]:
+    def forward(
+        ctx: Any, layer: Layer, outputs: tuple[str, ...], names: Sequence[str], *tensors: Any
+    ) -> tuple[Any, ...]:
         arrays = dict(zip(names, tensors, strict=True))
         made = run(layer, "recurrent", (*outputs, "saved"), arrays)
         results = _names(layer, outputs)

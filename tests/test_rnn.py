@@ -86,7 +86,8 @@ def test_results_and_gradients(cell: str, features: dict[str, Any]) -> None:
         np.testing.assert_allclose(state.detach(), expected.detach(), **TOLERANCE)
     outputs = (found, *states)
     torch.autograd.backward(outputs, [torch.from_numpy(d).float() for d in (dy, *dlast)])
-    by_name = [exact[n].grad for n in ("x", "wx", "w", "r", "bias", *(f"init_{s}" for s in CELLS[cell][1])) if n in exact]
+    names = ("x", "wx", "w", "r", "bias", *(f"init_{s}" for s in CELLS[cell][1]))
+    by_name = [exact[n].grad for n in names if n in exact]
     assert len(by_name) == len(leaves(call))
     for ours, expected in zip(leaves(call), by_name, strict=True):
         np.testing.assert_allclose(ours.grad, expected, rtol=1e-3, atol=1e-4)
