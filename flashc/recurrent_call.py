@@ -86,7 +86,7 @@ def described(
 
 def run(layer: Layer, op: str, outputs: tuple[str, ...], arrays: Mapping[str, Any]) -> Arrays:
     """What the operator makes, by its names; of ``arrays`` it takes what it reads."""
-    kernel, takes, gives = _kernel(layer, op, outputs)
+    kernel, takes, gives = kernel_for(layer, op, outputs)
     values = [a.detach() if is_torch(a) else a for a in (arrays[name] for name in takes)]
     try:
         key: Any = (layer, op, outputs, *map(signature, values))
@@ -109,7 +109,7 @@ _repeats = Repeats()
 
 
 @lru_cache(maxsize=4096)
-def _kernel(layer: Layer, op: str, outputs: tuple[str, ...]) -> tuple[Kernel | Interpreted, list[str], list[str]]:
+def kernel_for(layer: Layer, op: str, outputs: tuple[str, ...]) -> tuple[Kernel | Interpreted, list[str], list[str]]:
     """The kernel of a call, and the names of what it takes and gives."""
     kernel = kernel_of(_document(layer, op, outputs), layer.device)
     takes, gives = ([t.name for t in kernel.program.tensors if t.role == role] for role in ("in", "out"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -197,3 +199,18 @@ def test_wrong_arguments_are_refused() -> None:
     ):
         with pytest.raises(ArgumentError, match=pattern):
             call()
+
+
+# -- documentation
+
+
+@pytest.mark.parametrize(("page", "blocks"), [("README.md", 1), ("docs/rnn.md", 2)])
+def test_examples_run(page: str, blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flashc.recurrent_call.device_of", lambda _array, _device: "interpreter")
+    text = (Path(__file__).parents[1] / page).read_text(encoding="utf-8")
+    found = re.findall(r"(?m)^(?: {4}import (?:torch|flashc\.nn)\n)+(?:(?: {4}.*)?\n)+", text)
+    assert len(found) == blocks
+    names: dict[str, Any] = {}
+    for block in found:
+        exec("\n".join(line[4:] for line in block.splitlines()), names)  # noqa: S102
+    assert names["y"].requires_grad and (page == "README.md" or names["R"].grad is not None)
