@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from flashc.backends.cpu.crew import emit_crew, in_steps
 from flashc.backends.cpu.frame import C_TYPE, Printer, stride
-from flashc.backends.cpu.scalars import int_text
 from flashc.backends.cpu.statements import block
 from flashc.backends.cpu.tasks import Buffers, emit_buffer, task_count, task_scope
 from flashc.ir.intexpr import IntExpr, Item
