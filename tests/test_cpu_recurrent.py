@@ -75,8 +75,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("epyc_9654", {"cell": "slstm", "batch": 1, "steps": 2, "heads": 3, "head_dim": 8, "dtype": "bf16"}),
     ("epyc_9654", {"cell": "gru_before", "batch": 3, "steps": 4, "heads": 2, "head_dim": 32, "dtype": "bf16",
                    "resets": True, "lengths": [3, 0, 4], "reverse": True, "input_dim": 6, "initial_state": True}),
-    ("zen3", {"cell": "gru", "batch": 16, "steps": 17, "head_dim": 64, "resets": True, "outputs": ["y", "last", "saved"],
-              "tiles": {"mr": 2, "nr": 4, "Tu": 48}}),
+    ("zen3", {"cell": "gru", "batch": 16, "steps": 17, "head_dim": 64, "resets": True,
+              "outputs": ["y", "last", "saved"], "tiles": {"mr": 2, "nr": 4, "Tu": 48}}),
     ("portable", {"cell": "elman", "batch": 3, "steps": 1, "head_dim": 17, "dtype": "fp16"}),
 ]  # fmt: skip
 BACKWARD: list[tuple[str, dict[str, Any]]] = [

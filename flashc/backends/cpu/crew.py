@@ -47,8 +47,8 @@ def in_steps(kernel: Kernel) -> bool:
 class Part:
     """Statements of ``body`` at the positions ``which``, of the tasks of ``par``.
 
-    ``loop``: the loop over steps, if they are in it. ``starts``: they come before it and give its state the first value;
-    ``ends``: they are the last of a step.
+    ``loop``: the loop over steps, if they are in it. ``starts``: they come before it and give its state the first
+    value; ``ends``: they are the last of a step.
     """
 
     name: str

@@ -108,6 +108,5 @@ def _kernel(p: Printer, kernel: Kernel) -> str:
     block(p, [s for s in par.body if not isinstance(s, Alloc)], scope)
     p.close()
     p.line()
-    return (
-        f"call->parallel({task_count(p.program, par)}, {kernel.name}_task, call, {buffers.scratch_bytes}, call->threads);"
-    )
+    tasks = task_count(p.program, par)
+    return f"call->parallel({tasks}, {kernel.name}_task, call, {buffers.scratch_bytes}, call->threads);"

@@ -28,7 +28,7 @@ from flashc.ir.types import Value
 def block(
     p: Printer, body: Sequence[Stmt], scope: Scope, carried: frozenset[str] = frozenset(), part: range | None = None
 ) -> None:
-    """Print the statements of ``body``, or those at the positions ``part``; the values ``carried`` are read after it."""
+    """Print the statements of ``body``, or those at the positions ``part``; ``carried`` values are read after it."""
     done = 0
     for n in range(len(body)) if part is None else part:
         stmt = body[n]
