@@ -17,8 +17,21 @@ from flashc.backends.cpu.tasks import Buffers, emit_buffer, task_count, task_sco
 from flashc.errors import UnsupportedError
 from flashc.ir.analysis import uses
 from flashc.ir.intexpr import Const, Sym
-from flashc.ir.nodes import GRID, Alloc, Kernel, Load, Par, Program, Seq, Stmt, Sync, View, outputs_of
-from flashc.ir.nodes import persistent, synchronised
+from flashc.ir.nodes import (
+    GRID,
+    Alloc,
+    Kernel,
+    Load,
+    Par,
+    Program,
+    Seq,
+    Stmt,
+    Sync,
+    View,
+    outputs_of,
+    persistent,
+    synchronised,
+)
 from flashc.ir.ranges import enter, whole
 from flashc.ir.scalar import refs
 
@@ -34,8 +47,8 @@ def in_steps(kernel: Kernel) -> bool:
 class Part:
     """Statements of ``body`` at the positions ``which``, of the tasks of ``par``.
 
-    ``loop``: the loop over steps, if they are in it. ``starts``: they come before it and give its state the first value;
-    ``ends``: they are the last of a step.
+    ``loop``: the loop over steps, if they are in it. ``starts``: they come before it and give its state the first
+    value; ``ends``: they are the last of a step.
     """
 
     name: str

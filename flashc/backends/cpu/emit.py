@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from flashc.backends.cpu.crew import emit_crew, in_steps
 from flashc.backends.cpu.frame import C_TYPE, Printer, stride
-from flashc.backends.cpu.scalars import int_text
 from flashc.backends.cpu.statements import block
 from flashc.backends.cpu.tasks import Buffers, emit_buffer, task_count, task_scope
 from flashc.ir.intexpr import IntExpr, Item
@@ -109,6 +108,5 @@ def _kernel(p: Printer, kernel: Kernel) -> str:
     block(p, [s for s in par.body if not isinstance(s, Alloc)], scope)
     p.close()
     p.line()
-    return (
-        f"call->parallel({task_count(p.program, par)}, {kernel.name}_task, call, {buffers.scratch_bytes}, call->threads);"
-    )
+    tasks = task_count(p.program, par)
+    return f"call->parallel({tasks}, {kernel.name}_task, call, {buffers.scratch_bytes}, call->threads);"

@@ -18,6 +18,7 @@ from flashc.backends.cpu.frame import (
 from flashc.ir.analysis import tiled_axes
 from flashc.ir.nodes import Copy, Load, Store
 from flashc.ir.ranges import Scope
+from flashc.ir.types import F32, DType
 
 
 def emit_load(p: Printer, stmt: Load, scope: Scope) -> None:
@@ -65,6 +66,12 @@ def _copy(p: Printer, stmt: Copy, source: Place, target: Place) -> None:
     p.line(f"{target.pointer}[{dst}] = {value if source.dtype == target.dtype else f'to_f32({value})'};")
     for _ in order:
         p.close()
+
+
+def _as_type(to: DType, source: DType, element: str) -> str:
+    if source == to != F32:
+        return element
+    return f"from_f32<{C_TYPE[to.name]}>({element if source == F32 else f'to_f32({element})'})"
 
 
 def _transposes(axes: Sequence[str], source: Mapping[str, str], target: Mapping[str, str]) -> bool:
@@ -126,7 +133,8 @@ def emit_store(p: Printer, stmt: Store, scope: Scope) -> None:
         p.open(f"for (long {a} = 0; {a} < {p.counts[a]}; ++{a})")
     dst = " + ".join(f"{a} * {target[a]}" for a in axes) or "0"
     src = " + ".join(f"{a} * {source.strides[a]}" for a in axes) or "0"
-    p.line(f"to[{dst}] = from_f32<{C_TYPE[tensor.dtype.name]}>({source.pointer}[{src}]);")
+    element = f"{source.pointer}[{src}]"
+    p.line(f"to[{dst}] = {_as_type(tensor.dtype, source.dtype, element)};")
     for _ in order:
         p.close()
     p.close()

@@ -1,8 +1,8 @@
 """Place a recurrence for a CPU: matrices that stay for all steps of a loop, and rows that meet them anew in each.
 
-The lanes of a value run along its axis that is no row, so a new state is the next step's operand as it lies: row by row,
-read as broadcast scalars. A matrix is packed once, before the loop, in panels of the register block's width: a block
-then reads one stream of consecutive vectors. Few rows lose nothing, and no sum crosses the lanes.
+The lanes of a value run along its axis that is no row, so a new state is the next step's operand as it lies: row by
+row, read as broadcast scalars. A matrix is packed once, before the loop, in panels of the register block's width: a
+block then reads one stream of consecutive vectors. Few rows lose nothing, and no sum crosses the lanes.
 """
 
 from __future__ import annotations

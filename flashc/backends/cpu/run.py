@@ -76,7 +76,8 @@ def build(source: str, program: Program, device: Device) -> Built:
 def _runtime() -> tuple[ctypes.CDLL, int, int]:
     """The threads that all kernels share, and the addresses of their entry points: for tasks alone and together."""
     library = ctypes.CDLL(str(compile_shared(resource("runtime.cpp"), FLAGS, stem="flashc_runtime")))
-    alone, together = (ctypes.cast(f, ctypes.c_void_p).value for f in (library.flashc_parallel, library.flashc_together))
+    entries = (library.flashc_parallel, library.flashc_together)
+    alone, together = (ctypes.cast(f, ctypes.c_void_p).value for f in entries)
     assert alone is not None and together is not None
     return library, alone, together
 

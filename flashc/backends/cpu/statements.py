@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flashc.backends.cpu.frame import C_TYPE, Place, Printer, buffer_place, elements, panels
+from flashc.backends.cpu.frame import Place, Printer, elements, panels
 from flashc.backends.cpu.lower import group_of, stored
 from flashc.backends.cpu.moves import emit_copy, emit_load, emit_store
 from flashc.backends.cpu.place import LEVEL, PAIRED
@@ -19,7 +19,7 @@ from flashc.backends.cpu.scalars import int_text, literal
 from flashc.backends.cpu.sweep import emit_sweep, expression
 from flashc.errors import IRError, UnsupportedError
 from flashc.ir.intexpr import Const, Sym
-from flashc.ir.nodes import Alloc, Copy, Dot, Load, Map, Reduce, Seq, Stmt, Store, View, outputs_of
+from flashc.ir.nodes import Copy, Dot, Load, Map, Reduce, Seq, Stmt, Store, View, outputs_of
 from flashc.ir.ranges import Scope, Span, part_range, valid_end
 from flashc.ir.scalar import Lit, Ref, Scalar
 from flashc.ir.types import Value
@@ -28,7 +28,7 @@ from flashc.ir.types import Value
 def block(
     p: Printer, body: Sequence[Stmt], scope: Scope, carried: frozenset[str] = frozenset(), part: range | None = None
 ) -> None:
-    """Print the statements of ``body``, or those at the positions ``part``; the values ``carried`` are read after it."""
+    """Print the statements of ``body``, or those at the positions ``part``; ``carried`` values are read after it."""
     done = 0
     for n in range(len(body)) if part is None else part:
         stmt = body[n]
