@@ -3,6 +3,7 @@
     k = flashc.compile("attention.yaml", device="native"); o = k(q, k_, v)
     flashc.tune("attention.yaml", device="a100")          # tiles, prediction and bound, without the device
     flashc.attention(q, k, v, causal=True)                # numpy arrays or torch tensors
+    y, last = flashc.rnn("lstm", x, R, b, W=W)            # the same, with gradients
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Kernel", "Tuning", "attention", "compile", "load_device", "load_workload", "tune"]
+__all__ = ["Kernel", "Tuning", "attention", "compile", "load_device", "load_workload", "rnn", "rnn_backward", "tune"]
 
 if TYPE_CHECKING:
     from flashc.api import tune
@@ -19,11 +20,13 @@ if TYPE_CHECKING:
     from flashc.compiler.workload import load_workload
     from flashc.functional import attention
     from flashc.hwmodels.load import load_device
+    from flashc.recurrent import rnn, rnn_backward
 
 _HOMES = {
     "Kernel": "flashc.compiler.kernel", "Tuning": "flashc.compiler.tune", "attention": "flashc.functional",
     "compile": "flashc.compiler.kernel", "load_device": "flashc.hwmodels.load",
-    "load_workload": "flashc.compiler.workload", "tune": "flashc.api",
+    "load_workload": "flashc.compiler.workload", "rnn": "flashc.recurrent", "rnn_backward": "flashc.recurrent",
+    "tune": "flashc.api",
 }
 
 

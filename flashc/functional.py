@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from functools import lru_cache
 from numbers import Integral
 from typing import Any
 
-from flashc import backends
-from flashc.compiler.arguments import dtype_name, invocation, is_torch
+from flashc.compiler.arguments import dtype_name, invocation
 from flashc.compiler.calls import Repeats, repeat_of, signature
-from flashc.compiler.kernel import Kernel, compile_for
-from flashc.compiler.workload import load_workload
-from flashc.errors import ArgumentError, DeviceAbsentError
-from flashc.hwmodels.load import load_device
+from flashc.compiler.classes import device_of, kernel_of
+from flashc.errors import ArgumentError
 
 SHORT_QUERIES = 16  # at most this many query rows: tuned as decode
 FARTHEST = 2**30  # of positions and windows: their sums stay within 32 bits
@@ -60,7 +56,7 @@ def attention(
         alibi_slopes=alibi_slopes, score=score, keep=keep, captures=captures or {}, scale=scale,
         softcap=softcap, kv_lengths=kv_lengths, return_lse=return_lse,
     )
-    kernel = _compiled(_frozen(document), _device_of(q, device))
+    kernel = kernel_of(document, device_of(q, device))
     sizes = dict(zip(("B", "Hq", "Hkv", "Lq", "Lk"), shape, strict=False))
     sizes.update(zip(("window_left", "window_right"), reach or (-1, -1), strict=True))
     if isinstance(q_offset, Integral):
@@ -183,32 +179,3 @@ def _four_dimensions(name: str, value: Any) -> Any:
     if array.ndim > 4:
         raise ArgumentError(f"attention: {name} has {array.ndim} dimensions; at most 4 (B, Hq, Lq, Lk)")
     return array.reshape((1,) * (4 - array.ndim) + tuple(array.shape))
-
-
-def _device_of(q: Any, device: str | None) -> str:
-    if device is not None:
-        return device
-    return "native-gpu" if is_torch(q) and q.device.type != "cpu" else "native"
-
-
-def _frozen(value: Any) -> Any:
-    if isinstance(value, dict):
-        return tuple((k, _frozen(v)) for k, v in value.items())
-    return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
-
-
-def _thawed(value: Any) -> Any:
-    pairs = isinstance(value, tuple) and value and all(isinstance(x, tuple) and len(x) == 2 for x in value)
-    if pairs and all(isinstance(x[0], str) for x in value):
-        return {k: _thawed(v) for k, v in value}
-    return [_thawed(v) for v in value] if isinstance(value, tuple) else value
-
-
-@lru_cache(maxsize=512)
-def _compiled(document: Any, device: str) -> Kernel:
-    """The kernel of a class. Threads that ask for it at once may each solve; the cache compiles once."""
-    workload, model = load_workload(_thawed(document)), load_device(device)
-    absent = backends.for_device(model).absent(model)
-    if absent:
-        raise DeviceAbsentError(f"attention on {model.name}: {absent}")
-    return compile_for(workload, model)

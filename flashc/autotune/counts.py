@@ -248,6 +248,17 @@ def dots(k: Walked, device: Device, pad: Pad, workers: IntExpr) -> Iterator[DotC
         yield DotCount(dot, a.dtype.name, operations, reads, *_panel(dot, a, b, operations), tile, touched)
 
 
+def resident_reads(k: Walked, level: str) -> tuple[IntExpr, IntExpr]:
+    """Operands of dots that stay at ``level``, a shared cache: bytes that all dots read, bytes that one task holds."""
+    reads, held = ZERO, {}
+    for site in k.sites:
+        for value in (k.values[n] for n in (site.stmt.a, site.stmt.b)) if isinstance(site.stmt, Dot) else ():
+            if value.level == level:
+                reads = reads + site.count(value.axes) * value.dtype.bytes
+                held[value.name] = tile_elements(value, site.scope) * value.dtype.bytes
+    return reads, total(held.values())
+
+
 def summed_across(k: Walked) -> IntExpr:
     """Results whose accumulators hold partial sums in their lanes: of dots with the lanes along what is contracted."""
     found = ZERO

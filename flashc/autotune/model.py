@@ -19,7 +19,7 @@ from flashc.autotune import counts, rates
 from flashc.autotune.counts import SHARE, Tasks
 from flashc.autotune.occupancy import spilled_bytes, workers
 from flashc.autotune.rates import ZERO, divided, total
-from flashc.hwmodels.model import Device
+from flashc.hwmodels.model import Device, Level
 from flashc.ir.analysis import Pad, Transfer, transfers
 from flashc.ir.intexpr import Const, IntExpr, ceil_div, imax, imin
 from flashc.ir.let import Names
@@ -158,7 +158,7 @@ class _Model:
             reads = total(d.operand_bytes for d in dots) + self._spills()
             found.append((staging.name, divided(reads, rates.level_rate(staging))))
         if cache is not None:
-            moved = total(t.bytes for t in self._transfers()) + self._exchange()
+            moved = total(t.bytes for t in self._transfers()) + self._exchange() + self._resident(cache)
             found.append((LOADS, divided(moved, rates.level_rate(cache))))
         return tuple(found)
 
@@ -215,6 +215,13 @@ class _Model:
             return time
         parts = limits.sub_partitions_per_sm
         return time // imin(Const(parts), self.workers * self.resident) * parts
+
+    def _resident(self, cache: Level) -> IntExpr:
+        """Bytes of matrices that the shared cache hands out in every step, where a core's own cache cannot hold them."""
+        reads, held = counts.resident_reads(self.walked, cache.name)
+        own = rates.private_caches(self.device)
+        capacity = own[0].capacity_bytes if own else None
+        return reads * imin(ONE, held // (capacity + 1)) if capacity else reads
 
     def _memory(self) -> IntExpr:
         cache = rates.shared_cache(self.device)

@@ -183,6 +183,18 @@ _TEXTS: dict[str, tuple[Sequence[str], Mapping[str, GateText], Mapping[str, str]
 CELLS = {name: make_cell(name, *text, source=f"cell {name}: ") for name, text in _TEXTS.items()}
 
 
+def text_of(cell: Cell) -> dict[str, Any]:
+    """The cell as a workload has it."""
+    gates = {g.name: _gate_text(g) for g in cell.gates}
+    return {"states": list(cell.states), "gates": gates, "step": {name: str(expr) for name, expr in cell.step}}
+
+
+def _gate_text(gate: Gate) -> GateText:
+    if gate.of is not None:
+        return {"of": str(gate.of), "input": gate.input}
+    return BOTH if gate.recurrent and gate.input else "recurrent" if gate.recurrent else "input"
+
+
 def definitions(cell: Cell) -> tuple[tuple[str, Scalar], ...]:
     """The step with a name of its own for every value, so that each is assigned once.
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from flashc.autotune.problem import Constraint
 from flashc.backends.base import Built, Executable, part_domains
-from flashc.backends.cpu import emit, lower, place, place_rows, rowspace, run
+from flashc.backends.cpu import emit, lower, place, place_resident, place_rows, rowspace, run
 from flashc.errors import DeviceAbsentError
 from flashc.hwmodels.model import Device
 from flashc.ir.analysis import Pad, footprint, sites, tiled_loops
-from flashc.ir.intexpr import Const, Sym
+from flashc.ir.intexpr import Const, Sym, ceil_div
 from flashc.ir.nodes import Dot, Program
 
 ROW_BLOCKS = (
@@ -25,6 +25,9 @@ ROW_BLOCKS = (
 )  # more than 12 row pointers with run-time strides spill (measured: 188 -> 135 GFLOP/s)
 PANELS = (1, 2, 3, 4)
 TILES = (16, 32, 64, 128, 256, 512)
+VECTORS = (1, 2, 3, 4, 6, 8, 12, 16)
+RESIDENT_ROWS = (4, 8, *TILES)  # every row passes over the whole matrix anyway
+RESIDENT_VECTORS = (*VECTORS, 24, 32, 48, 64)  # a thread has one tile of a matrix, the larger the fewer the threads
 
 
 class CpuBackend:
@@ -44,7 +47,14 @@ class CpuBackend:
         """Lane tiles are multiples of the vector; the others powers of two, none beyond the extent's next power."""
         width = device.vector.width_bits // 32
         short = [k for k in placed.kernels if place_rows.has_short_rows(placed, k)]
-        lanes = {place.lane_axis(placed, k) for k in placed.kernels if k not in short}
+        resident = [k for k in placed.kernels if place_resident.resident_matrices(placed, k)]
+        lanes = {place.lane_axis(placed, k) for k in placed.kernels if k not in (*short, *resident)}
+        usual: dict[str, Sequence[int]] = {}
+        usual |= {axis.name: [width * n for n in VECTORS] if axis.name in lanes else TILES for axis in placed.axes}
+        for kernel in resident:
+            along = place_resident.row_axes(placed, kernel)
+            many = [width * n for n in RESIDENT_VECTORS]
+            usual |= {x.axis: RESIDENT_ROWS if x.axis in along else many for p in kernel.pars for x in p.loops}
         found: dict[str, tuple[int, ...]] = {"mr": PANELS, "nr": ROW_BLOCKS, "stages": (1,)}
         rows: dict[str, tuple[int, ...]] = {}
         for kernel in short:
@@ -54,8 +64,7 @@ class CpuBackend:
         for loop in tiled_loops(placed):
             symbol = str(loop.tile)
             extent = placed.axis(loop.axis).extent.evaluate(dict(sizes))
-            usual = sorted({width * n for n in (1, 2, 3, 4, 6, 8, 12, 16)}) if loop.axis in lanes else TILES
-            tried = rows.get(symbol, tuple(usual))
+            tried = rows.get(symbol, tuple(usual[loop.axis]))
             reach = next((v for v in tried if v >= extent), tried[-1])
             found[symbol] = tuple(v for v in tried if v <= max(reach, tried[0]))
         found |= part_domains(placed, sizes, found)
@@ -85,20 +94,14 @@ class CpuBackend:
             if kernel.name in short:
                 found += rowspace.constraints(placed, kernel, device)
                 continue
-            lane = place.lane_axis(placed, kernel)
             for site in sites(placed, kernel):
-                if isinstance(site.stmt, Dot):
-                    tile = site.scope[lane].size
-                    found.append(
-                        Constraint(
-                            f"cpu.panels.{kernel.name}.{site.stmt.out.name}",
-                            tile,
-                            "%==0",
-                            mr * width,
-                            "rows",
-                            f"make the {lane} tile a multiple of mr vectors",
-                        )
-                    )
+                if not isinstance(site.stmt, Dot) or site.stmt.atom is None:
+                    continue
+                lane = str(site.stmt.atom.lane)
+                whole = ceil_div(site.scope[lane].size.subs(dict(placed.fixed)), width)
+                knob = f"make the {lane} tile a multiple of mr vectors"
+                name = f"cpu.panels.{kernel.name}.{site.stmt.out.name}"
+                found.append(Constraint(name, whole, "%==0", mr, "vectors", knob))
         return tuple(found)
 
     def lower(self, bound: Program) -> Program:

@@ -10,7 +10,7 @@ from flashc.ir.analysis import tiled_in
 from flashc.ir.intexpr import Const
 from flashc.ir.nodes import Access, Program, tiled_axis
 from flashc.ir.ranges import Scope
-from flashc.ir.types import DType, Tensor, Value
+from flashc.ir.types import DType, Mode, Tensor, Value
 
 C_TYPE = {"f32": "float", "bf16": "bf16", "f16": "f16", "i32": "int32_t", "i64": "int64_t", "bool": "bool"}
 
@@ -81,6 +81,20 @@ def buffer_place(value: Value) -> Place:
         if mode.space != "reg" or mode.axis not in strides:
             strides[mode.axis] = str(mode.stride)
     return Place(value.name, value.dtype, strides, layout.pair_axis())
+
+
+def panels(value: Value) -> Mode | None:
+    """The mode that steps from panel to panel along the lane axis, of a value that is packed in panels."""
+    modes = value.layout.modes if value.layout else ()
+    along = [m for m in modes if m.space == "offset" and value.layout and m.axis == value.layout.lane_axis()]
+    return along[1] if len(along) > 1 else None
+
+
+def panel_width(value: Value) -> int:
+    """Coordinates of the lane axis in one panel."""
+    modes = value.layout.modes if value.layout else ()
+    vector, vectors = [m.shape.evaluate({}) for m in modes if value.layout and m.axis == value.layout.lane_axis()][:2]
+    return vector * vectors
 
 
 def stride(tensor: Tensor, dim: int) -> str:

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from flashc.backends.cpu.place import LEVEL
 from flashc.ir.analysis import operands, uses
 from flashc.ir.intexpr import Const, IntExpr
-from flashc.ir.nodes import Alloc, Kernel, Map, Par, Program, Reduce, Seq, Stmt, outputs_of
+from flashc.ir.nodes import Alloc, Kernel, Map, Par, Program, Reduce, Seq, Stmt, View, outputs_of
 from flashc.ir.rewrite import rewrite_kernels
 from flashc.ir.types import Value
 from flashc.passes.fuse import fuse, sweeps
@@ -33,19 +32,20 @@ def elements(value: Value) -> IntExpr:
 
 
 def _allocate(kernel: Kernel) -> Kernel:
-    slots: dict[str, str] = {}
-    found: dict[str, Alloc] = {}
-    _collect(kernel.body, frozenset(), slots, found)
-    allocs = tuple(found.values())
-    body = tuple(replace(s, body=(*allocs, *s.body)) if isinstance(s, Par) else s for s in kernel.body)
-    return replace(kernel, body=body)
+    def with_buffers(stmt: Stmt) -> Stmt:
+        if isinstance(stmt, Seq):
+            return replace(stmt, body=tuple(map(with_buffers, stmt.body)))
+        assert isinstance(stmt, Par)
+        found: dict[str, Alloc] = {}
+        _collect(stmt.body, frozenset(), {}, found)
+        return replace(stmt, body=(*found.values(), *stmt.body))
+
+    return replace(kernel, body=tuple(map(with_buffers, kernel.body)))
 
 
 def _collect(body: Sequence[Stmt], after: frozenset[str], slots: dict[str, str], found: dict[str, Alloc]) -> None:
     for n, stmt in enumerate(body):
-        if isinstance(stmt, Par):
-            _collect(stmt.body, frozenset(), slots, found)
-        elif isinstance(stmt, Seq):
+        if isinstance(stmt, Seq):
             for c in stmt.carry:
                 _add(c.value, c.value.name, slots, found)
             dead = {c.next: c.value for c in stmt.carry if _dead_when_replaced(c.value.name, c.next, stmt.body)}
@@ -60,7 +60,7 @@ def _statement(
     body: Sequence[Stmt], n: int, stmt: Stmt, after: frozenset[str], slots: dict[str, str], found: dict[str, Alloc]
 ) -> None:
     out = outputs_of(stmt)
-    if out is None or out.level != LEVEL:
+    if out is None or out.layout is None or isinstance(stmt, View):
         return
     if isinstance(stmt, Map | Reduce) and not stored(body, n, after):
         return
@@ -97,10 +97,16 @@ def stored(body: Sequence[Stmt], n: int, after: frozenset[str]) -> bool:
 
 def _dead_when_replaced(old: str, new: str, body: Sequence[Stmt]) -> bool:
     """True where nothing reads the carried value after the sweep or dot that makes its replacement."""
+    names = {old, *_views(old, body)}
     at = next(n for n, s in enumerate(body) if new in _defines(s))
     stmt = body[at]
     same = group_of(body, at) if isinstance(stmt, Map | Reduce) else [stmt]
-    return not any(old in uses(s) for s in body[at + 1:] if not any(s is g for g in same))
+    return not any(names & uses(s) for s in body[at + 1:] if not any(s is g for g in same))
+
+
+def _views(name: str, body: Sequence[Stmt]) -> set[str]:
+    """The names under which statements of ``body`` read the value's elements."""
+    return {s.out.name for s in body if isinstance(s, View) and s.source == name}
 
 
 def _in_place(
@@ -110,6 +116,7 @@ def _in_place(
     group = group_of(body, n)
     reads = {name for s in group for name in operands(s)}
     rest = after.union(*(uses(s) for s in body[n + 1:] if not any(s is g for g in group)))
+    rest |= {s.source for s in body if isinstance(s, View) and s.out.name in rest}
     local = {name for s in body[:n] for name in _defines(s)}
     taken = {slots[name] for name in rest & local & slots.keys()}
     for name in sorted(reads & found.keys() & local):

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from flashc.backends.cpu.frame import C_TYPE, Place, Printer, address, elements, tensor_strides
+from flashc.backends.cpu.frame import (
+    C_TYPE,
+    Place,
+    Printer,
+    address,
+    elements,
+    panel_width,
+    panels,
+    tensor_strides,
+)
 from flashc.ir.analysis import tiled_axes
 from flashc.ir.nodes import Copy, Load, Store
 from flashc.ir.ranges import Scope
+from flashc.ir.types import F32, DType
 
 
 def emit_load(p: Printer, stmt: Load, scope: Scope) -> None:
@@ -24,6 +35,22 @@ def emit_copy(p: Printer, stmt: Copy, scope: Scope) -> None:
         short = " || ".join(f"{p.counts[a]} < {p.tile(a, scope)}" for a in partial)
         total = elements(stmt.out) * stmt.out.dtype.bytes
         p.line(f"if ({short}) std::memset({target.pointer}, 0, {total});")
+    panel = panels(stmt.out)
+    if panel is None:
+        _copy(p, stmt, source, target)
+        return
+    axis, count, first = panel.axis, p.counts[panel.axis], f"{panel.axis}_first"
+    width = panel_width(stmt.out)
+    p.open(f"for (long {first} = 0; {first} < {count}; {first} += {width})")
+    p.counts[axis] = f"std::min<long>({width}, {count} - {first})"
+    at = replace(source, pointer=f"({source.pointer} + {first} * {source.strides[axis]})")
+    _copy(p, stmt, at, replace(target, pointer=f"({target.pointer} + {first} / {width} * {panel.stride})"))
+    p.counts[axis] = count
+    p.close()
+
+
+def _copy(p: Printer, stmt: Copy, source: Place, target: Place) -> None:
+    axes = stmt.out.axes
     if target.pair is not None:
         _copy_pairs(p, stmt, source, target)
         return
@@ -39,6 +66,12 @@ def emit_copy(p: Printer, stmt: Copy, scope: Scope) -> None:
     p.line(f"{target.pointer}[{dst}] = {value if source.dtype == target.dtype else f'to_f32({value})'};")
     for _ in order:
         p.close()
+
+
+def _as_type(to: DType, source: DType, element: str) -> str:
+    if source == to != F32:
+        return element
+    return f"from_f32<{C_TYPE[to.name]}>({element if source == F32 else f'to_f32({element})'})"
 
 
 def _transposes(axes: Sequence[str], source: Mapping[str, str], target: Mapping[str, str]) -> bool:
@@ -100,7 +133,8 @@ def emit_store(p: Printer, stmt: Store, scope: Scope) -> None:
         p.open(f"for (long {a} = 0; {a} < {p.counts[a]}; ++{a})")
     dst = " + ".join(f"{a} * {target[a]}" for a in axes) or "0"
     src = " + ".join(f"{a} * {source.strides[a]}" for a in axes) or "0"
-    p.line(f"to[{dst}] = from_f32<{C_TYPE[tensor.dtype.name]}>({source.pointer}[{src}]);")
+    element = f"{source.pointer}[{src}]"
+    p.line(f"to[{dst}] = {_as_type(tensor.dtype, source.dtype, element)};")
     for _ in order:
         p.close()
     p.close()

@@ -17,7 +17,6 @@ from flashc.ir.intexpr import Const, IntExpr, Sym, ceil_div
 from flashc.ir.nodes import Atom, Carry, Copy, Dot, Kernel, Load, Map, Program, Reduce, Seq, Stmt, Store, outputs_of
 from flashc.ir.ranges import Scope
 from flashc.ir.rewrite import rewrite_body, rewrite_kernels
-from flashc.ir.steps import refuse_recurrence
 from flashc.ir.types import F32, Layout, Mode, Value
 from flashc.passes.stage import stage
 
@@ -27,20 +26,21 @@ PAIRED = "dot_bf16"
 
 
 def place(program: Program, device: Device) -> Program:
-    """The program with a level and a layout for every on-chip value, an atom for every dot, and the copies between.
-
-    Raises UnsupportedError for a recurrence.
-    """
-    refuse_recurrence(program, "the cpu backend")
+    """The program with a level and a layout for every on-chip value, an atom for every dot, and the copies between."""
+    from flashc.backends.cpu.place_resident import Resident, resident_matrices
     from flashc.backends.cpu.place_rows import STREAM_BLOCK, ShortRows, has_short_rows
 
-    short = [k.name for k in program.kernels if has_short_rows(program, k)]
+    def style(kernel: Kernel) -> type[Placement]:
+        if resident_matrices(program, kernel):
+            return Resident
+        return ShortRows if has_short_rows(program, kernel) else Placement
+
+    styles = {k.name: style(k) for k in program.kernels}
+    short = [name for name, chosen in styles.items() if chosen is ShortRows]
     program = rewrite_kernels(
-        program, lambda k: k if k.name in short else stage(program, k, lane_axis(program, k))
+        program, lambda k: stage(program, k, lane_axis(program, k)) if styles[k.name] is Placement else k
     )
-    placed = rewrite_kernels(
-        program, lambda k: (ShortRows if k.name in short else Placement)(program, k, device).kernel(), stage="placed"
-    )
+    placed = rewrite_kernels(program, lambda k: styles[k.name](program, k, device).kernel(), stage="placed")
     return replace(placed, tiles=(*program.tiles, "mr", "nr", *((STREAM_BLOCK,) if short else ())))
 
 

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <algorithm>
 #include <type_traits>
+#include <sched.h>
 #if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
@@ -401,13 +402,13 @@ INLINE void rows(const A* a, long a_k, const B* b, long b_n, long b_k, long coun
   if constexpr (NR > 1)
     if (n < rows_n) rows<Atom, MR, NR / 2>(a, a_k, b, b_n, b_k, count, n, rows_n, m0, done);
 }
+// `panel`: elements from one panel of a to the next.
 template <class Atom, int MR, int NR, class A, class B, class Done>
-static __attribute__((noinline)) void dot_tile(const A* a, long a_k, const B* b, long b_n, long b_k, long count, long rows_n, int vectors, Done done) {
+static __attribute__((noinline)) void dot_tile(const A* a, long a_k, const B* b, long b_n, long b_k, long count, long rows_n, int vectors, Done done, long panel = MR * W * Atom::depth) {
   int m = 0;
-  for (; m + MR <= vectors; m += MR)
-    rows<Atom, MR, NR>(a + m * W * Atom::depth, a_k, b, b_n, b_k, count, 0, rows_n, m, done);
+  for (; m + MR <= vectors; m += MR, a += panel) rows<Atom, MR, NR>(a, a_k, b, b_n, b_k, count, 0, rows_n, m, done);
   if constexpr (MR > 1)
-    for (; m < vectors; ++m) rows<Atom, 1, 8>(a + m * W * Atom::depth, a_k, b, b_n, b_k, count, 0, rows_n, m, done);
+    for (; m < vectors; ++m, a += W * Atom::depth) rows<Atom, 1, 8>(a, a_k, b, b_n, b_k, count, 0, rows_n, m, done);
 }
 
 // The same with a's rows in memory, few rows of b, and a's next rows on their way: rows of b in blocks of NR at a time.
@@ -565,6 +566,33 @@ static void stream_skipping(const A* a, long a_k, const B* b, long b_n, long cou
     }
 }
 
+// ---- threads that take steps together: runtime.cpp has the same struct ----
+INLINE void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+struct Member {
+  long index, crew;  // of how many threads this is which
+  char *kept, *scratch;
+  long* arrivals;  // of all members at all meetings so far
+  long due;
+
+  // The tasks of this member, the same at every call.
+  template <class Task> INLINE_LAMBDA void each(long tasks, Task task) {
+    for (long n = tasks * index / crew; n < tasks * (index + 1) / crew; ++n) task(n);
+  }
+  // Returns once every member has come as often; what each wrote before is then seen by all.
+  void meet() {
+    if (crew == 1) return;
+    due += crew;
+    if (__atomic_add_fetch(arrivals, 1, __ATOMIC_ACQ_REL) == due) return;
+    for (int n = 0; __atomic_load_n(arrivals, __ATOMIC_ACQUIRE) < due; ++n) n < 2000 ? relax() : (void)sched_yield();
+  }
+};
+
 // ---- the host's side of a call ----
 struct Call {
   void* const* tensor;     // one pointer per tensor: known at each call, as `threads` is
@@ -572,6 +600,7 @@ struct Call {
   const long* size;        // the program's integer symbols
   const float* param;      // its float parameters
   void (*parallel)(long tasks, void (*task)(const Call*, long, char*), const Call*, long scratch_bytes, int threads);
+  void (*together)(long tasks, void (*crew)(const Call*, Member), const Call*, long kept_bytes, long scratch_bytes, int threads);
   int threads;
 };
 // One block, of which each argument of its own would cost the caller in Python 0.1 us: what is fixed, threads, tensors.

@@ -31,7 +31,8 @@ _BEYOND_ISA = {"avx512_bf16": "-mavx512bf16"}  # used where a device has it, in 
 class _Call(ctypes.Structure):
     _fields_ = [
         ("tensor", ctypes.c_void_p), ("stride", ctypes.c_void_p), ("size", ctypes.c_void_p),
-        ("param", ctypes.c_void_p), ("parallel", ctypes.c_void_p), ("threads", ctypes.c_int),
+        ("param", ctypes.c_void_p), ("parallel", ctypes.c_void_p), ("together", ctypes.c_void_p),
+        ("threads", ctypes.c_int),
     ]
 
 
@@ -72,12 +73,13 @@ def build(source: str, program: Program, device: Device) -> Built:
 
 
 @lru_cache(maxsize=1)
-def _runtime() -> tuple[ctypes.CDLL, int]:
-    """The threads that all kernels share, and the address of their entry point."""
+def _runtime() -> tuple[ctypes.CDLL, int, int]:
+    """The threads that all kernels share, and the addresses of their entry points: for tasks alone and together."""
     library = ctypes.CDLL(str(compile_shared(resource("runtime.cpp"), FLAGS, stem="flashc_runtime")))
-    address = ctypes.cast(library.flashc_parallel, ctypes.c_void_p).value
-    assert address is not None
-    return library, address
+    entries = (library.flashc_parallel, library.flashc_together)
+    alone, together = (ctypes.cast(f, ctypes.c_void_p).value for f in entries)
+    assert alone is not None and together is not None
+    return library, alone, together
 
 
 def shares_openmp() -> bool:
@@ -129,7 +131,7 @@ class CpuExecutable:
             (ctypes.c_long * len(self.program.sizes))(*(call.sizes[n] for n in self.program.sizes)),
             (ctypes.c_float * max(1, len(names)))(*(call.params[n] for n in names)),
         )
-        fixed = _Call(None, *(ctypes.addressof(b) for b in blocks), _runtime()[1], 0)
+        fixed = _Call(None, *(ctypes.addressof(b) for b in blocks), *_runtime()[1:], 0)
         return _prepared(self.run, struct.Struct(f"{2 + len(self.program.tensors)}P").pack, fixed, blocks)
 
 

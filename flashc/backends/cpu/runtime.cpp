@@ -20,6 +20,13 @@
 
 struct Call;
 typedef void (*Task)(const Call*, long, char*);
+struct Member {  // as in prelude.hpp
+  long index, crew;
+  char *kept, *scratch;
+  long* arrivals;
+  long due;
+};
+typedef void (*Crew)(const Call*, Member);
 
 namespace {
 
@@ -47,7 +54,7 @@ struct Scratch {  // per-thread buffer of the kernels, aligned for vectors
   }
   ~Scratch() { std::free(data); }
 };
-thread_local Scratch scratch;
+thread_local Scratch scratch, kept;
 
 struct Work {  // one parallel region
   long tasks = 0;
@@ -56,9 +63,13 @@ struct Work {  // one parallel region
   long bytes = 0;
   int threads = 1;
   std::atomic<long> next{0};
+  Crew crew = nullptr;  // instead of tasks: every thread runs it once, all at the same time
+  char* kept = nullptr;
+  alignas(64) long arrivals = 0;
 
-  void run() {
+  void run(int members) {
     char* buffer = scratch.at_least(bytes);
+    if (crew) return crew(call, Member{next.fetch_add(1, std::memory_order_relaxed), members, kept, buffer, &arrivals, 0});
     for (long t; (t = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) task(call, t, buffer);
   }
 };
@@ -120,7 +131,7 @@ struct Pool {
         wake.wait(lock, [&] { return epoch.load() != seen; });
       }
       seen = epoch.load(std::memory_order_acquire);
-      if (index < work->threads - 1) work->run();
+      if (index < work->threads - 1) work->run(work->threads);
       running.fetch_sub(1, std::memory_order_release);
     }
   }
@@ -134,7 +145,7 @@ struct Pool {
       epoch.fetch_add(1, std::memory_order_release);
     }
     wake.notify_all();
-    region.run();
+    region.run(region.threads);
     for (int n = 0; running.load(std::memory_order_acquire) > 0; ++n) n < kSpins ? relax() : (void)sched_yield();
   }
 };
@@ -172,6 +183,8 @@ struct Team {
 };
 thread_local Team team;
 
+int (*team_size)() = nullptr;  // libgomp's: it may give a region fewer threads than were asked for
+
 struct Process {
   const bool forked;
   std::mutex region;  // held for a whole parallel region
@@ -181,11 +194,12 @@ struct Process {
   void run(Work& work) {
     std::lock_guard<std::mutex> one(region);
     Parallel parallel = openmp.load();
-    if (parallel && team.awake(parallel)) return parallel(body, &work, work.threads, 0);
+    if (parallel && team.awake(parallel)) return parallel(work.crew ? crew : body, &work, work.threads, 0);
     pool.run(work);
   }
 
-  static void body(void* work) { static_cast<Work*>(work)->run(); }
+  static void body(void* work) { static_cast<Work*>(work)->run(1); }
+  static void crew(void* work) { static_cast<Work*>(work)->run(team_size()); }
 };
 
 std::atomic<Process*> process{nullptr};
@@ -209,7 +223,16 @@ extern "C" void flashc_parallel(long tasks, Task task, const Call* call, long by
   Work work;
   work.tasks = tasks, work.task = task, work.call = call, work.bytes = bytes;
   work.threads = (int)std::min<long>(threads, tasks);
-  work.threads > 1 ? current()->run(work) : work.run();
+  work.threads > 1 ? current()->run(work) : work.run(1);
+}
+
+// Threads that meet: as many as there are tasks, at most. `kept_bytes` are theirs together, from the first step to the last.
+extern "C" void flashc_together(long tasks, Crew crew, const Call* call, long kept_bytes, long bytes, int threads) {
+  if (tasks < 1) return;
+  Work work;
+  work.crew = crew, work.call = call, work.bytes = bytes, work.kept = kept.at_least(kept_bytes);
+  work.threads = (int)std::min<long>(threads, tasks);
+  work.threads > 1 ? current()->run(work) : work.run(1);
 }
 
 // Look for GNU OpenMP in the process, in a forked child excepted; whether its threads are used when they are awake.
@@ -217,6 +240,8 @@ extern "C" bool flashc_join_openmp() {
   Process* here = current();
   if (here->forked || here->openmp.load()) return here->openmp.load() != nullptr;
   void* library = dlopen("libgomp.so.1", RTLD_LAZY | RTLD_NOLOAD);
-  if (library) here->openmp.store(reinterpret_cast<Parallel>(dlsym(library, "GOMP_parallel")));
+  if (!library) return false;
+  team_size = reinterpret_cast<int (*)()>(dlsym(library, "omp_get_num_threads"));
+  if (team_size) here->openmp.store(reinterpret_cast<Parallel>(dlsym(library, "GOMP_parallel")));
   return here->openmp.load() != nullptr;
 }

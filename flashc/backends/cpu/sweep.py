@@ -210,5 +210,6 @@ def _row(p: Printer, group: Sequence[Map | Reduce], sweep: Sweep, suffix: str) -
         made[stmt.out.name] = sweep.registers[stmt.out.name] = register
         place = p.places[stmt.out.name] if stmt.out.name in sweep.stored else None
         if place is not None and place.pair is None:
-            p.line(f"store({sweep.address(place)}, {register});")
+            store = "store" if place.dtype.name == "f32" else "store_vector"
+            p.line(f"{store}({sweep.address(place)}, {register});")
     return made
