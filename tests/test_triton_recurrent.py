@@ -1,4 +1,4 @@
-"""Recurrent layers on Triton: emitted source under Triton's interpreter against torch in float64, and what is refused."""
+"""Recurrent layers on Triton: emitted source under its interpreter against torch in float64, and what is refused."""
 
 from __future__ import annotations
 
@@ -6,24 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from recurrent_reference import CELLS, as_torch, exact_inputs, forward, programs, run, workload
-from test_recurrent_backward import case as backward_case
-from triton_cases import DEVICES, SMALL_TILES, bound
-
 import torch
+from recurrent_reference import CELLS, as_torch, exact_inputs, forward, programs, workload
+from test_recurrent_backward import case as backward_case
+from triton_cases import SMALL_TILES, bound
+
 from flashc.backends.base import Invocation
-from flashc.backends.triton import BACKEND
-from flashc.backends.triton.build import signature
-from flashc.backends.triton.launching import launches
 from flashc.backends.triton.run import interpret_programs
-from flashc.backends.triton.source import emit, printed_kernels
-from flashc.compiler.tune import tune
-from flashc.compiler.workload import load_workload
-from flashc.errors import UnsupportedError
-from flashc.hwmodels import load_device
 from flashc.ir.interp import NUMPY
 from flashc.ir.nodes import Program
-from flashc.ir.parser import parse_program
 
 pytestmark = [pytest.mark.triton, pytest.mark.timeout(600)]
 TILES = {**SMALL_TILES, **dict.fromkeys(("Tb", "Tu", "Tk", "Ru", "Rk", "Tt", "Tp", "Ti"), 16)}

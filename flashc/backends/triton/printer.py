@@ -241,7 +241,7 @@ class _Printer:
     def backwards(self, seq: Seq, axis: AxisInScope, first: Text, last: Text) -> list[str]:
         """The coordinate of a loop that runs from its last step to its first."""
         if seq.loop.tile != Const(1) or seq.domain is not None:
-            raise UnsupportedError(f"triton: the loop over {axis.axis} is reversed; only loops over single steps can be")
+            raise UnsupportedError(f"triton: the loop over {axis.axis} is reversed: its steps must be single, without bounds")
         after = infix("sub", infix("add", first, last) if str(first) != "0" else last, Text("1"))
         return [f"{axis.span.start} = {infix('sub', after, Text(f'{axis.axis}_back'))}"]
 
