@@ -9,12 +9,22 @@ import pytest
 import torch
 from recurrent_reference import CELLS, as_torch, exact_inputs, forward, programs, workload
 from test_recurrent_backward import case as backward_case
-from triton_cases import SMALL_TILES, bound
+from triton_cases import DEVICES, SMALL_TILES, bound
 
 from flashc.backends.base import Invocation
+from flashc.backends.triton import BACKEND
+from flashc.backends.triton.launching import launches
+from flashc.backends.triton.resources import shared_bytes
 from flashc.backends.triton.run import interpret_programs
+from flashc.backends.triton.source import emit, printed_kernels
+from flashc.compiler.tune import tune
+from flashc.compiler.workload import load_workload
+from flashc.errors import UnsupportedError
+from flashc.hwmodels import load_device
 from flashc.ir.interp import NUMPY
 from flashc.ir.nodes import Program
+from flashc.ir.parser import parse_program
+from flashc.ir.steps import launched
 
 pytestmark = [pytest.mark.triton, pytest.mark.timeout(600)]
 TILES = {**SMALL_TILES, **dict.fromkeys(("Tb", "Tu", "Tk", "Ru", "Rk", "Tt", "Tp", "Ti"), 16)}
@@ -109,3 +119,91 @@ def test_operands_of_16_bits() -> None:
     """Rounded inputs and products: the relative error is of the order of bf16's 2^-8 and fp16's 2^-11."""
     check("recurrent", FORWARD[:5], "bf16", 2e-2)
     check("recurrent_backward", BACKWARD[:1], "fp16", 4e-3)
+
+
+# -- launches
+
+
+def test_a_call_of_another_length_compiles_nothing() -> None:
+    """The same source, and no argument that Triton specialises on says how long a call is or which step it is at."""
+    for op in ("recurrent", "recurrent_backward"):
+        sizes = [{"steps": 4, "batch": 3, "heads": 2}, {"steps": 16, "batch": 1, "heads": 5}]
+        short, long = (emitted(op, "lstm", {**SMALL, **more}) for more in sizes)
+        assert [emit(p, "x") for p in short] == [emit(p, "x") for p in long]
+        arguments = [a for p in short for k in printed_kernels(p) for a in k.arguments if a.kind in ("size", "step")]
+        assert {a.name for a in arguments} >= {"T", "B", "t"}
+        assert not any(a.specialised for a in arguments)
+
+
+@pytest.mark.parametrize(("op", "steps"), [("recurrent", [0, 1, 2]), ("recurrent_backward", [2, 1, 0])])
+def test_kernels_of_a_step_are_launched_together(op: str, steps: list[int]) -> None:
+    program = next(p for p in emitted(op, "lstm", SMALL) if p.schedule == "per_step")
+    order = [(k.kernel, *step.values()) for k, step in launches(printed_kernels(program), {"T": 3})]
+    each = ("steps",) if op == "recurrent" else ("steps_0", "steps_1")
+    at_steps = [(name, t) for t in steps for name in each]
+    assert order[0] == ("begin",)
+    assert order[1 : 1 + len(at_steps)] == at_steps
+    assert all(len(rest) == 1 for rest in order[1 + len(at_steps) :])
+
+
+def test_loads_run_ahead_where_no_task_stores_what_they_read() -> None:
+    device, (_, *schedules) = load_device("h100_sxm"), programs("recurrent", cell="lstm", **SMALL)
+    found = {p.schedule: BACKEND.place(p, device) for p in schedules}
+    assert {name: "stages" in p.tiles for name, p in found.items()} == {
+        "per_head": True, "persistent": False, "per_step": True,
+    }
+
+
+# -- what is left out
+
+
+def test_tuning_names_the_schedule_that_triton_has_no_barrier_for() -> None:
+    given = {"op": "recurrent", "cell": "lstm", "batch": 16, "steps": 128, "head_dim": 256, "dtype": "bf16"}
+    found = tune(load_workload(given), load_device("h100_sxm"))
+    left_out = {r.schedule: [m.check.name for m in r.conflict.members] for r in found.rejected}
+    assert left_out["persistent"] == ["triton.grid_barriers.steps"]
+    assert left_out["per_head"] == ["device.smem.steps"]
+    assert found.best.schedule == "per_step"
+    assert "def steps(" in BACKEND.emit(found.best.program, found.device)
+
+
+def test_a_persistent_program_is_not_printed() -> None:
+    program = next(p for p in programs("recurrent", cell="elman", **SMALL) if p.schedule == "persistent")
+    with pytest.raises(UnsupportedError, match="`sync grid`, and Triton no barrier of all tasks"):
+        emit(bound(program, TILES), "x")
+
+
+def test_a_reversed_loop_over_tiles_is_refused() -> None:
+    program = parse_program("""
+program sums.backwards (bound)
+  sizes N
+  axes n: N
+  in x: f32[N]
+  out y: f32[N]
+  kernel all
+    par
+      seq n: 16 reverse
+        xt[n]: f32 = load x[n]
+        store y[n] = xt
+""")
+    with pytest.raises(UnsupportedError, match="the reversed loop over n must have tiles of 1"):
+        emit(program, "x")
+
+
+# -- resources, compiled offline
+
+
+COMPILED = [("recurrent", "lstm", 64), ("recurrent", "gru_before", 24), ("recurrent_backward", "lstm", 16)]
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "gfx942"])
+@pytest.mark.parametrize(("op", "cell", "head_dim"), COMPILED)
+def test_shared_memory_is_never_under_predicted(op: str, cell: str, head_dim: int, target: str) -> None:
+    device = load_device(DEVICES[target])
+    for small in emitted(op, cell, {**SMALL, "head_dim": head_dim, "dtype": "bf16"}, target):
+        kernels = [k for k in small.kernels for _ in launched(k)]
+        built = BACKEND.build(BACKEND.emit(small, device), small, device)
+        for kernel, found in zip(kernels, built.resources, strict=True):
+            predicted = shared_bytes(small, kernel, device).evaluate({"warps": TILES["warps"]})
+            assert found.shared_bytes is not None and found.shared_bytes <= predicted, (small.schedule, found)
+            assert found.spill_bytes == 0, (small.schedule, found)

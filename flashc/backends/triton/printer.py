@@ -48,6 +48,7 @@ from flashc.ir.nodes import (
     Seq,
     Stmt,
     Store,
+    Sync,
     View,
     outputs_of,
 )
@@ -241,7 +242,7 @@ class _Printer:
     def backwards(self, seq: Seq, axis: AxisInScope, first: Text, last: Text) -> list[str]:
         """The coordinate of a loop that runs from its last step to its first."""
         if seq.loop.tile != Const(1) or seq.domain is not None:
-            raise UnsupportedError(f"triton: the loop over {axis.axis} is reversed: its steps must be single, without bounds")
+            raise UnsupportedError(f"triton: the reversed loop over {axis.axis} must have tiles of 1 and no bounds")
         after = infix("sub", infix("add", first, last) if str(first) != "0" else last, Text("1"))
         return [f"{axis.span.start} = {infix('sub', after, Text(f'{axis.axis}_back'))}"]
 
@@ -322,6 +323,11 @@ class _Printer:
                 return self.reduction(stmt, frame)
             case Dot():
                 return self.dot(stmt, frame)
+            case Sync(level=level):
+                raise UnsupportedError(
+                    f"triton: kernel {self.kernel.name} has `sync {level}`, and Triton no barrier of all tasks; take a "
+                    "schedule of one task per head, or of a launch per step"
+                )
         raise UnsupportedError(f"triton: no form of the statement {type(stmt).__name__} inside a kernel")
 
     def assign(self, out: Value, text: str, frame: Frame) -> list[str]:
