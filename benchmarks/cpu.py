@@ -8,6 +8,7 @@ machine: a second busy process slows PyTorch several times over.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from flashc.commands.render import print_blocks, progress
 from flashc.commands.suite_report import timed_blocks
 from flashc.compiler.suite import Case, Tools, document, timed, versions
 from flashc.compiler.timing import Filled
-from flashc.hwmodels import load_device
+from flashc.hwmodels import Device, load_device
 from flashc.system.files import json_text, write_whole
 
+AVX2 = "fp32 full, AVX2 code"  # beside PyTorch's, which uses what there is
 SECONDS = 0.005  # of one measurement: a short kernel runs several times, with its threads awake
 
 
@@ -52,8 +54,16 @@ def cases() -> Iterator[tuple[str, dict[str, Any]]]:
         grouped = {"heads": {"q": 32, "kv": 8}, "seq": {"q": 1, "kv": 32768}, "head_dim": 128}
         yield f"{dtype} decode", attention(**grouped, dtype=dtype)
         yield f"{dtype} matmul", gemm(2048, 2048, 2048, dtype)
+    yield AVX2, attention(seq=2048)
     for m in (1, 4, 16, 64):
         yield "fp32 skinny matmul", gemm(m, 4096, 4096, "fp32")
+
+
+def with_avx2(device: Device) -> Device:
+    """The same machine without its wider vectors."""
+    vector = replace(device.vector, width_bits=256, registers=16, bf16_dot=False)
+    features = device.features & {"avx2", "fma", "f16c"}
+    return replace(device, vector=vector, features=features, targets={**device.targets, "cpu": ("x86-64-v3",)})
 
 
 def machine() -> dict[str, Any]:
@@ -72,9 +82,13 @@ def machine() -> dict[str, Any]:
 def main(output: Path | None, only: str, repeat: int) -> None:
     device, tools, rows = load_device("native"), Tools(Filled(SECONDS), repeat=repeat), []
     for case in (Case(group, workload) for group, workload in cases()):
-        if only in case.group:
-            with progress(f"{case.group}: {case.label}"):
-                rows.append(timed(case, device, tools))
+        if only not in case.group:
+            continue
+        if case.group == AVX2 and "avx512f" not in device.features:
+            click.echo(f"left out: {AVX2}: this CPU has no wider vectors, all its code is such")
+            continue
+        with progress(f"{case.group}: {case.label}"):
+            rows.append(timed(case, with_avx2(device) if case.group == AVX2 else device, tools))
     print_blocks(timed_blocks(rows))
     if output is not None:
         write_whole(output, json_text(document("cpu", machine(), repeat, {"rows": rows}), indent=1) + "\n")

@@ -124,12 +124,13 @@ def kernel(keys: dict[str, Any], name: str, order: tuple[str, ...], **tiles: int
 
 ATTENTION = {"dtype": "fp32", "batch": 1, "heads": 1, "head_dim": 64}
 GEMM = {"op": "gemm", "dtype": "fp32"}
-QUERIES, OUTPUTS = ("-i", "b", "h", "e"), ("i", "j", "b")  # the order in which the CPU's tasks go: tiled axes slowest
+# The order in which the CPU's tasks go: as in the program, but from the last where the longest are to be the first.
+QUERIES, CAUSAL, OUTPUTS = ("b", "h", "i", "e"), ("b", "h", "-i"), ("b", "i", "j")
 CASES = {
     "attention": (ATTENTION | {"seq": {"q": 96, "kv": 512}}, "q_stationary", QUERIES, {"Ti": 32, "Tj": 64}),
     "half": (ATTENTION | {"seq": 320, "dtype": "fp16"}, "q_stationary", QUERIES, {"Ti": 48, "Tj": 32}),
     "causal": (
-        ATTENTION | {"seq": 384, "causal": True, "heads": {"q": 2, "kv": 1}}, "q_stationary", QUERIES,
+        ATTENTION | {"seq": 384, "causal": True, "heads": {"q": 2, "kv": 1}}, "q_stationary", CAUSAL,
         {"Ti": 48, "Tj": 32},
     ),
     "stored": (ATTENTION | {"seq": 256}, "stored_scores", QUERIES, {"Tj": 32, "Tk": 32}),

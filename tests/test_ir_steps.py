@@ -159,6 +159,7 @@ def test_the_text_parses_back(name: str) -> None:
         ("alone", "hk[b, k]: f32 = view hs", "hk[b, t]: f32 = view hs", "a loop cuts u or t into tiles"),
         ("alone", "k: D\n", "k: D + 1\n", "u and k differ in extent; rename to an axis of the same extent"),
         ("alone", "hk[b, k]: f32 = view hs", "hk[b, k]: f32 = view none", "none is not defined here"),
+        ("alone", "hk[b, k]: f32 = view hs", "hk[b, k]: f32 {b 2:D, k D:1} = view hs", "give the view the same layout"),
         ("alone", "store h[t + 1, b, u] = h1", "store h[t + 1, b, u] = h1\n      sync grid", "put it into the body"),
         ("together", "seq t: 1", "seq t: 1 where t < b", "the bound b gives the tasks different steps"),
         ("together", "sync grid", "sync grid\n        par\n          z: f32 = map 0.0", "a par inside another loop"),

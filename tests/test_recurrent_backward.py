@@ -81,7 +81,9 @@ def test_shapes(cell: str, b: int, t: int, n: int, d: int) -> None:
 
 OWN = {
     "states": ["h", "v"],
-    "gates": {"f": "both", "g": "recurrent", "n": "input", "p": {"of": "v * h"}, "q": {"of": "p + g * h", "input": False}},
+    "gates": {
+        "f": "both", "g": "recurrent", "n": "input", "p": {"of": "v * h"}, "q": {"of": "p + g * h", "input": False},
+    },
     "step": {
         "f_": "logsigmoid(f)", "v": "max(v, f_) + 0.5 * abs(n) * h + tanh(p * q)",
         "h": "where(n < 0.2, tanh(v) * g, exp2(-v * v)) / (2.0 + v * v)",
@@ -166,8 +168,7 @@ def test_what_nothing_reads_is_not_made() -> None:
     assert "new_c[" in text and "new_h[" not in text and "state_h[" not in text
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-@pytest.mark.parametrize("cell", list(CELLS))
+@pytest.mark.parametrize(("cell", "dtype"), [*((cell, "bf16") for cell in CELLS), ("gru", "fp32")])
 def test_every_schedule_is_as_good_as_the_plain_computation(cell: str, dtype: str) -> None:
     keys = {"op": "recurrent_backward", "cell": cell, **SMALL, "dtype": dtype, "input_dim": 6, "initial_state": True}
     rows = verified(load_workload(keys), "epyc", backend="interpreter")

@@ -256,8 +256,8 @@ def test_overrides_set_nested_keys_and_remove_with_none(workload: Workload) -> N
         ({"casual": True}, "--set casual=true: casual: unknown key, with value true\n"),
         (
             {"op": "gem"},
-            '--set op="gem": op: got "gem"\n  allowed: one of attention, attention_backward, gemm\n'
-            "  fix: did you mean 'gemm'?",
+            '--set op="gem": op: got "gem"\n  allowed: one of attention, attention_backward, gemm, recurrent, '
+            "recurrent_backward\n  fix: did you mean 'gemm'?",
         ),
         ({"head_dim": None}, "<text>:1: head_dim: missing\n"),
     ],

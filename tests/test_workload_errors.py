@@ -142,6 +142,35 @@ BAD_GEMM = [
 ]
 
 
+BAD_RECURRENT = [
+    ("cell: lstn", "cell", '"lstn"', "one of lstm, slstm, gru, gru_before, elman", "cell: lstm"),
+    ("cell: {states: [h], step: {h: h}}", "cell.gates", "missing", "all of states, gates, step", "cell: lstm"),
+    ("cell: {states: [c], gates: {a: both}, step: {c: c}}", "cell.states", "c", "h first", "write [h, c]"),
+    ("cell: {states: [h], gates: {a: x}, step: {h: a}}", "cell.gates.a", '"x"', "both, recurrent, input", "cell: lstm"),
+    ("cell: {states: [h], gates: {a: both}, step: {b: a}}", "cell.step", "b", "an assignment of every state", "add h"),
+    ("batch: x", "batch", '"x"', SIZE.format(0), "batch: 16"),
+    ("steps: -1", "steps", "-1", SIZE.format(0), "steps: 1024"),
+    ("steps: 2147483647\nhead_dim: 2147483647", "steps", "elements", "at most 2^48", "reduce the sizes"),
+    ("heads: 0", "heads", "0", SIZE.format(1), "heads: 4"),
+    ("head_dim: 1.5", "head_dim", "1.5", SIZE.format(1), "head_dim: 64"),
+    ("input_dim: 0", "input_dim", "0", SIZE.format(1), "input_dim: 256"),
+    ("dtype: int8", "dtype", '"int8"', FLOATS, "dtype: fp32"),
+    ("lengths: [9, 1]", "lengths[0]", "9", "0 to steps = 7", "raise steps"),
+    ("lengths: [1]", "lengths", "[1]", "a list of 2, one for each of batch", "give 2 instead of 1"),
+    ("resets: 1", "resets", "1", "true or false", "resets: true"),
+    ("initial_state: yes_", "initial_state", '"yes_"', "true or false", "initial_state: true"),
+    ("reverse: 0", "reverse", "0", "true or false", "reverse: true"),
+    ("outputs: [h]", "outputs[0]", '"h"', "one of y, last", "outputs: [y, last]"),
+    ("hidden: 8", "hidden", "8", "cell, batch, steps, heads", "remove it"),
+]
+BAD_RECURRENT_BACKWARD = [
+    *BAD_RECURRENT,
+    ("clip: 0", "clip", "0", "a number from 1e-30 to 1e+30", "clip: 1.0"),
+    ("outputs: [saved]", "outputs[0]", '"saved"', "one of y, last", "outputs: [y, last]"),
+]
+RECURRENT = {"op": "recurrent", "cell": "lstm", "batch": "2", "steps": "7", "head_dim": "8", "dtype": "fp32"}
+
+
 # The same keys, but that two are refused whatever they say (tests/test_attention_backward.py).
 REFUSED = {"bias", "score"}
 BAD_BACKWARD = [row for row in BAD_ATTENTION if not re.search("bias|score|outputs", row[0])]
@@ -152,7 +181,9 @@ BACKWARD = {**ATTENTION, "op": "attention_backward"}
     ("base", "extra", "key", "value", "allowed", "fix"),
     [(ATTENTION, *row) for row in BAD_ATTENTION]
     + [(BACKWARD, *row) for row in BAD_BACKWARD]
-    + [(GEMM, *row) for row in BAD_GEMM],
+    + [(GEMM, *row) for row in BAD_GEMM]
+    + [(RECURRENT, *row) for row in BAD_RECURRENT]
+    + [({**RECURRENT, "op": "recurrent_backward"}, *row) for row in BAD_RECURRENT_BACKWARD],
 )
 def test_a_mistake_names_file_line_key_value_allowed_and_fix(
     tmp_path: Path, base: dict[str, str], extra: str, key: str, value: str, allowed: str, fix: str
@@ -176,6 +207,8 @@ def test_every_key_has_a_mistake_above() -> None:
         "attention": {row[1] for row in BAD_ATTENTION},
         "attention_backward": {row[1] for row in BAD_BACKWARD} | REFUSED,
         "gemm": {row[1] for row in BAD_GEMM},
+        "recurrent": {row[1] for row in BAD_RECURRENT},
+        "recurrent_backward": {row[1] for row in BAD_RECURRENT_BACKWARD},
     }
     for name, operator in registry().items():
         roots = {re.split(r"[.\[]", key)[0] for key in tried[name]}

@@ -55,7 +55,8 @@ def _rank(error: Any) -> tuple[bool, int]:
 def _innermost(error: Any) -> Any:
     """Of alternatives that all fail, the mistake in the one whose type fits."""
     while error.context:
-        fitting = [inner for inner in error.context if inner.validator != "type" or len(inner.path) > 0]
+        unfit = {inner.schema_path[0] for inner in error.context if inner.validator == "type" and not inner.path}
+        fitting = [inner for inner in error.context if inner.schema_path[0] not in unfit]
         if not fitting:
             return error
         error = min(fitting, key=_rank)

@@ -3,24 +3,26 @@
 Each dot, reduction and map becomes a statement over the scalar coordinates and the axes it runs along. A loaded tile
 stands for the tensor elements it was loaded from, every other tile for a temp with one element per coordinate. The kept
 part of an axis (causal, window, lengths) comes from a schedule, where it is the domain of a loop. What is not affine
-(gathers, carried values other than sums) is left out: a statement with fewer operands has a weaker bound, never a wrong
-one.
+(gathers, other carried values) is left out: a statement with fewer operands has a weaker bound, never a wrong one.
 
-Grouped heads read ``k[h // G]``: there ``h`` is split into two indices, ``h = h_group * G + h_in``.
+Grouped heads read ``k[h // G]``: there ``h`` is split into two indices, ``h = h_group * G + h_in``. What a loop over
+single steps carries is an array with one element more than steps, ``state[t]`` before step t. A tensor of which every
+access takes a fixed part (a gate's weights ``r[2, ...]``) is one array per part. Where a table may end a sequence or
+reset its state, a schedule may leave steps out: such loops, and all inputs, then count nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flashc.iomodel.regions import Region, distinct_elements, region
 from flashc.iomodel.statements import Array, Cascade, Index, Reference, Statement, Update
-from flashc.ir.analysis import Site, expressions, sites
+from flashc.ir.analysis import Site, expressions, sites, values_of
 from flashc.ir.intexpr import Const, FloorDiv, IntExpr, Sym, imax, imin
-from flashc.ir.nodes import Dot, Load, Map, Program, Reduce, Seq, Store
+from flashc.ir.nodes import Dot, Load, Map, Program, Reduce, Seq, Stmt, Store, View
 from flashc.ir.scalar import Coord, Fetch, Lit, Scalar, fetches, refs
-from flashc.ir.types import Value
+from flashc.ir.types import Tensor, Value
 
 UPDATES: dict[str, Update] = {"sum": "+=", "max": "max=", "min": "min="}
 
@@ -30,20 +32,21 @@ def cascade(algorithm: Program, schedule: Program) -> Cascade:
 
     Temps weigh as much as the narrowest floating-point element of the program, however a schedule may store them.
     """
-    reader = _Reader(algorithm, region(schedule), _split_axes(algorithm))
+    reader = _Reader(algorithm, region(schedule), _split_axes(algorithm), _fixed_dims(algorithm))
+    reader.optional = _optional_loops(algorithm)
+    reader.axes = {name: v[0].axes for k in algorithm.kernels for name, v in values_of(algorithm, k).items()}
     statements = tuple(s for k in algorithm.kernels for site in sites(algorithm, k) for s in reader.read(site))
     used = {r.array for s in statements for r in (s.target, *s.operands)}
     types = [*(t.dtype for t in algorithm.tensors), *(v.dtype for v in reader.values)]
     narrowest = min((d.bytes for d in types if d.kind == "float"), default=1)
-    arrays = [
-        Array(t.name, narrowest if t.role == "temp" else t.dtype.bytes, t.role)
-        for t in algorithm.tensors
-        if t.name in used
-    ]
+    parts = [(name, t) for t in algorithm.tensors for name in reader.parts.get(t.name, (t.name,)) if name in used]
+    arrays = [Array(name, narrowest if t.role == "temp" else t.dtype.bytes, t.role) for name, t in parts]
     arrays += [Array(name, narrowest, "temp") for name in reader.temps if name in used]
     known = distinct_elements(schedule)
+    if reader.optional:
+        known = {t.name: known[t.name] for t in algorithm.tensors if t.name in known and t.role != "in"}
     # What is captured where a mask may hide it, and tables, count nothing: that keeps compulsory traffic a bound.
-    touched = tuple((a.name, known.get(a.name, Const(0))) for a in arrays if a.role != "temp")
+    touched = tuple((name, reader.share(t, known.get(t.name, Const(0)))) for name, t in parts if t.role != "temp")
     return Cascade(algorithm.name, algorithm.sizes, tuple(arrays), statements, touched)
 
 
@@ -59,6 +62,35 @@ def _split_axes(program: Program) -> dict[str, IntExpr]:
     return found
 
 
+def _fixed_dims(program: Program) -> dict[str, frozenset[int]]:
+    """Dimensions that every access to a tensor takes at a number; of tensors that have such."""
+    found: dict[str, frozenset[int]] = {}
+    for kernel in program.kernels:
+        for site in sites(program, kernel):
+            for name, index in _accesses(site.stmt):
+                fixed = frozenset(n for n, part in enumerate(index) if isinstance(part, Const))
+                found[name] = found.get(name, fixed) & fixed
+    return {name: dims for name, dims in found.items() if dims}
+
+
+def _optional_loops(program: Program) -> frozenset[str]:
+    """Axes of the loops over single steps in which a table decides what is carried on."""
+    found = set[str]()
+    for kernel in program.kernels:
+        for site in sites(program, kernel):
+            tables = (program.tensor(f.tensor).dtype.kind for e in expressions(site.stmt) for f in fetches(e))
+            if isinstance(site.stmt, Map) and any(kind != "float" for kind in tables):
+                found |= {t.axis for t in site.trips if not t.parallel and t.tile == Const(1)}
+    return frozenset(found)
+
+
+def _accesses(stmt: Stmt) -> Iterator[tuple[str, Sequence[IntExpr | Scalar]]]:
+    if isinstance(stmt, Load | Store):
+        yield stmt.access.tensor, stmt.access.index
+    for expr in expressions(stmt):
+        yield from ((fetch.tensor, fetch.index) for fetch in fetches(expr))
+
+
 @dataclass
 class _Reader:
     """Walks a program in order and remembers which elements every tile stands for."""
@@ -66,37 +98,72 @@ class _Reader:
     program: Program
     kept: Region | None
     split: dict[str, IntExpr]
+    fixed: dict[str, frozenset[int]]
     tiles: dict[str, Reference] = field(default_factory=dict)
     sums: dict[str, Reference] = field(default_factory=dict)
     temps: list[str] = field(default_factory=list)
     values: list[Value] = field(default_factory=list)
+    states: dict[str, Reference] = field(default_factory=dict)
+    steps: dict[str, IntExpr] = field(default_factory=dict)
+    axes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    optional: frozenset[str] = frozenset()
 
     def read(self, site: Site) -> Iterator[Statement]:
+        if self.optional & {t.axis for t in site.trips}:
+            return
         match site.stmt:
             case Load(out=out, access=access):
                 self.tiles[out.name] = self._reference(access.tensor, access.index)
             case Store(access=access, value=value) if value in self.tiles:
                 axes = [a for a in site.scope if any(a in x.symbols() for x in access.index)]
                 target = self._reference(access.tensor, access.index)
-                yield self._statement(site, f"store_{access.tensor}", axes, target, "=", [self.tiles[value]])
+                yield self._statement(site, f"store_{access.tensor}", axes, target, "=", [self._tile(site, value)])
+            case View(out=out, source=source) if source in self.tiles:
+                names = dict(zip(self.axes[source], map(Sym, out.axes), strict=True))
+                renamed = tuple(x.subs(names) for x in self.tiles[source].subscripts)
+                self.tiles[out.name] = Reference(self.tiles[source].array, renamed)
             case Seq(carry=carry, law="add"):
                 self.sums.update({c.next: self._define(site, c.value) for c in carry})
-            case Dot(out=out, a=a, b=b, over=over):
-                factors = [self.tiles[n] for n in (a, b) if n in self.tiles]
-                target = self.tiles[out.name] = self.sums.get(out.name) or self._define(site, out)
-                yield self._statement(site, out.name, (*out.axes, *over), target, "+=", factors)
+            case Seq(carry=carry, loop=loop, reverse=False) if loop.tile == Const(1):
+                self.steps[loop.axis] = self.program.axis(loop.axis).extent
+                after = {loop.axis: Sym(loop.axis) + 1}
+                for c in carry:
+                    before = self._define(site, c.value, (loop.axis,))
+                    self.states[c.next] = Reference(before.array, tuple(x.subs(after) for x in before.subscripts))
+            case Dot():
+                yield from self._dot(site, site.stmt)
             case Reduce(out=out, op=op, source=source, over=over) if source in self.tiles:
-                parts = [self.tiles[source]]
+                parts = [self._tile(site, source)]
                 target = self._define(site, out)
                 yield self._statement(site, out.name, (*out.axes, over), target, UPDATES[op], parts)
             case Map(out=out):
                 read = self._operands(site)
                 yield self._statement(site, out.name, out.axes, self._define(site, out), "=", read)
 
+    def _dot(self, site: Site, dot: Dot) -> Iterator[Statement]:
+        """What a dot adds to, unless it is the sum of an earlier part, is a statement of its own."""
+        out, factors = dot.out, [self._tile(site, n) for n in (dot.a, dot.b) if n in self.tiles]
+        whole = dot.init is None or out.name in self.sums
+        named = out if whole else replace(out, name=f"{out.name}_product")
+        target = self.sums.get(out.name) or self._define(site, named)
+        self.tiles[named.name] = target
+        yield self._statement(site, named.name, (*out.axes, *dot.over), target, "+=", factors)
+        if not whole:
+            read = [target, *self._operands(site)]
+            yield self._statement(site, out.name, out.axes, self._define(site, out), "=", read)
+
+    def _tile(self, site: Site, name: str) -> Reference:
+        """The elements of a tile; of what a loop carried, after the last step."""
+        inside = {t.axis for t in site.trips}
+        last = {axis: steps for axis, steps in self.steps.items() if axis not in inside}
+        tile = self.tiles[name]
+        return Reference(tile.array, tuple(x.subs(last) for x in tile.subscripts)) if last else tile
+
     def _operands(self, site: Site) -> list[Reference]:
         found: list[Reference] = []
         for expr in expressions(site.stmt):
-            found += [self.tiles[n] for n in sorted(refs(expr)) if n in self.tiles]
+            found += [self._tile(site, n) for n in sorted(refs(expr)) if n in self.tiles]
             gathered = (self._gathered(f) for f in fetches(expr))
             found += [g for g in gathered if g is not None]
         return found
@@ -106,20 +173,36 @@ class _Reader:
         plain = [x for x in index if x is not None]
         return self._reference(fetch.tensor, plain) if len(plain) == len(index) else None
 
-    def _define(self, site: Site, out: Value) -> Reference:
-        """A temp with one element per scalar coordinate and per coordinate along the tile's axes."""
+    def _define(self, site: Site, out: Value, along: tuple[str, ...] = ()) -> Reference:
+        """A temp with one element per scalar coordinate (and per coordinate ``along`` which it is carried) and per
+        coordinate along the tile's axes; a value that is carried on is the next state."""
+        if out.name in self.states:
+            self.tiles[out.name] = self.states[out.name]
+            return self.states[out.name]
         taken = {t.name for t in self.program.tensors} | set(self.temps)
         name = out.name
         while name in taken:
             name += "_"
         self.temps.append(name)
         self.values.append(out)
-        axes = (*(t.axis for t in site.trips if site.scope[t.axis].scalar and t.axis not in out.axes), *out.axes)
+        around = (t.axis for t in site.trips if site.scope[t.axis].scalar and t.axis not in out.axes)
+        axes = (*around, *along, *out.axes)
         self.tiles[out.name] = self._reference(name, [Sym(a) for a in axes])
         return self.tiles[out.name]
 
     def _reference(self, array: str, index: Sequence[IntExpr]) -> Reference:
-        return Reference(array, tuple(y for x in index for y in self._subscript(x)))
+        fixed = self.fixed.get(array, frozenset())
+        if fixed:
+            name = "_".join([array, *(str(index[n]) for n in sorted(fixed))])
+            self.parts[array] = tuple(dict.fromkeys((*self.parts.get(array, ()), name)))
+            array = name
+        return Reference(array, tuple(y for n, x in enumerate(index) if n not in fixed for y in self._subscript(x)))
+
+    def share(self, tensor: Tensor, elements: IntExpr) -> IntExpr:
+        """Of the elements of a tensor, those of one part."""
+        for n in self.fixed.get(tensor.name, ()):
+            elements = elements // tensor.dims[n]
+        return elements
 
     def _subscript(self, part: IntExpr) -> tuple[IntExpr, ...]:
         for axis, group in self.split.items():

@@ -174,7 +174,7 @@ class _Machine:
         self.count("read", frame, reads_of(stmt))
         match stmt:
             case Par():
-                self.run_par(stmt, [t for t in self.tasks(stmt, frame, 0) if self.select(t.coordinates())])
+                self.run_par(stmt, (t for t in self.tasks(stmt, frame, 0) if self.select(t.coordinates())))
             case Seq():
                 self.run_seq(stmt, frame)
             case Load():
@@ -206,17 +206,18 @@ class _Machine:
             inner = frame.inside(loop.axis, start, min(start + tile, extent), loop.tile == Const(1))
             yield from self.tasks(par, inner, depth + 1)
 
-    def run_par(self, par: Par, tasks: Sequence[_Frame]) -> None:
+    def run_par(self, par: Par, tasks: Iterator[_Frame]) -> None:
         """Task after task; where they take the steps of a loop together, statement after statement."""
         if not any(synchronised(stmt) for stmt in par.body):
             for task in tasks:
                 self.block(par.body, task)
             return
+        alive = list(tasks)
         for stmt in par.body:
             if isinstance(stmt, Seq) and synchronised(stmt):
-                self.run_steps(stmt, tasks)
+                self.run_steps(stmt, alive)
                 continue
-            for task in tasks:
+            for task in alive:
                 self.step(stmt, task)
 
     def run_seq(self, seq: Seq, frame: _Frame) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from flashc.ir.intexpr import IntExpr
@@ -61,6 +62,10 @@ class Layout:
 
     modes: tuple[Mode, ...]
     swizzle: tuple[int, int, int] | None = None
+
+    def renamed(self, axes: Mapping[str, str]) -> Layout:
+        """The same layout under other axis names."""
+        return replace(self, modes=tuple(replace(m, axis=axes.get(m.axis, m.axis)) for m in self.modes))
 
     def lane_axis(self) -> str | None:
         """The axis that runs along the vector lanes, if any."""

@@ -33,7 +33,6 @@ from flashc.ir.nodes import (
 )
 from flashc.ir.printer import headline, print_value
 from flashc.ir.scalar import Ref
-from flashc.ir.types import Mode, Value
 from flashc.ir.verify_header import verify_header
 from flashc.ir.verify_values import Scope, Values, listed, rising
 
@@ -237,8 +236,8 @@ class _Statements(Values):
                 self.fail(f"{shape}, and a loop cuts {old} or {new} into tiles", "rename axes that are whole")
             if self.program.axis(old).extent != self.program.axis(new).extent:
                 self.fail(f"{shape}, and {old} and {new} differ in extent", "rename to an axis of the same extent")
-        modes = tuple(replace(m, axis=out.axes[source.axes.index(m.axis)]) for m in _modes(source))
-        if (source.layout is None) != (out.layout is None) or modes != _modes(out):
+        new_names = dict(zip(source.axes, out.axes, strict=True))
+        if out.layout != (source.layout and source.layout.renamed(new_names)):
             self.fail(shape, "give the view the same layout, with its axes renamed")
         self.define(out, scope)
 
@@ -278,7 +277,3 @@ class _Statements(Values):
             self.fail(f"{name} has a buffer already", "allocate it once")
         self.integer(alloc.count, frozenset())
         self.buffers[name] = alloc
-
-
-def _modes(value: Value) -> tuple[Mode, ...]:
-    return value.layout.modes if value.layout is not None else ()

@@ -71,7 +71,7 @@ def _outputs(allowed: tuple[str, ...], description: str) -> Json:
     }
 
 
-_CELL_NAMES: Json = {"enum": list(CELLS), "examples": ["lstm"]}
+_CELL_NAMES: Json = {"type": "string", "enum": list(CELLS), "examples": ["lstm"]}
 _STEP: Json = {
     "type": "object", "additionalProperties": {"type": "string", "minLength": 1}, "minProperties": 1,
     "propertyNames": {"pattern": "^[a-z][a-z0-9_]*$"},

@@ -18,6 +18,7 @@ from flashc.backends.cpu.rowsweep import emit_row_sweep, sweeps_rows
 from flashc.backends.cpu.scalars import int_text, literal
 from flashc.backends.cpu.sweep import emit_sweep, expression
 from flashc.errors import IRError, UnsupportedError
+from flashc.ir.analysis import longest_last
 from flashc.ir.intexpr import Const, IntExpr, Item, Sym
 from flashc.ir.nodes import (
     Alloc,
@@ -25,6 +26,7 @@ from flashc.ir.nodes import (
     Dot,
     Kernel,
     Load,
+    Loop,
     Map,
     Par,
     Program,
@@ -52,10 +54,8 @@ def emit(program: Program, width_bits: int) -> str:
     for kernel in program.kernels:
         par = kernel.body[0]
         assert isinstance(par, Par)
-        tasks = " * ".join(
-            f"ceil_div({int_text(p.program.axis(x.axis).extent)}, {int_text(x.tile)})" for x in par.loops
-        )
-        p.line(f"call->parallel({tasks}, {kernel.name}_task, call, {_scratch_bytes(par)}, call->threads);")
+        tasks, scratch = _tiles(p, par.loops), _scratch_bytes(par)
+        p.line(f"call->parallel({tasks}, {kernel.name}_task, call, {scratch}, call->threads);")
     p.close()
     return "\n".join(p.lines) + "\n"
 
@@ -130,20 +130,33 @@ def _kernel(p: Printer, kernel: Kernel) -> None:
     p.line()
 
 
+TASKS_PER_THREAD = 4  # with as many tasks, longest first, the last ones are short
+
+
+def _tiles(p: Printer, loops: Sequence[Loop]) -> str:
+    counts = [f"ceil_div({int_text(p.program.axis(x.axis).extent)}, {int_text(x.tile)})" for x in loops]
+    return " * ".join(counts) or "1"
+
+
 def _task_scope(p: Printer, par: Par) -> Scope:
-    """Coordinates of this task: tiled axes vary slowest, from the last tile back where the longest go first."""
+    """Coordinates of this task, the last loop fastest. In the order "longest", axes along which the work of a task
+    grows run backwards: fastest too if they alone bring tasks enough for the last ones to be short, else slowest."""
     scope: Scope = whole(p.program)
-    tiled = [x for x in par.loops if x.tile != Const(1)]
-    scalar = [x for x in par.loops if x.tile == Const(1)]
+    late = longest_last(par)
+    order = [*(x for x in par.loops if x.axis in late), *(x for x in par.loops if x.axis not in late)]
     p.line("long rest = task;")
-    for loop in reversed([*tiled, *scalar]):
+    if late:
+        inner, outer = (_tiles(p, [x for x in par.loops if (x.axis in late) == which]) for which in (True, False))
+        p.line(f"if (const long tiles = {inner}; tiles >= {TASKS_PER_THREAD} * call->threads)")
+        p.line(f"  rest = task % tiles * ({outer}) + task / tiles;")
+    for loop in reversed(order):
         extent = p.program.axis(loop.axis).extent
         tiles = f"ceil_div({int_text(extent)}, {int_text(loop.tile)})"
-        if loop in scalar:
+        if loop.tile == Const(1):
             p.line(f"const long {loop.axis} = rest % {int_text(extent)}; rest /= {int_text(extent)};")
             scope = enter(scope, loop.axis, Sym(loop.axis), loop.tile)
             continue
-        index = f"({tiles} - 1 - rest % {tiles})" if par.order == "longest" else f"rest % {tiles}"
+        index = f"({tiles} - 1 - rest % {tiles})" if loop.axis in late else f"rest % {tiles}"
         start = f"{loop.axis}0"
         p.line(f"const long {start} = {index} * {int_text(loop.tile)}; rest /= {tiles};")
         p.line(f"const long {loop.axis}_n = std::min<long>({int_text(loop.tile)}, {int_text(extent)} - {start});")
