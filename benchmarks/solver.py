@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 from flashrnn_cases import DIRECTIONS, ROWS, Row, blocks, problems  # noqa: E402
+from recurrent_schedules import section  # noqa: E402
 
 from flashc.autotune import Problem, Solution, solve  # noqa: E402
 
@@ -54,18 +55,12 @@ order and drops what comes after the point it has. To enumerate all solutions lo
 
 Naming a minimal conflict for the infeasible heads still takes seconds: the problem is solved again without each line,
 and those relaxed problems are larger than the whole.
-
-## Beside lines derived from a program
-
-FlashRNN writes its lines by hand beside its kernel, and they leave out what the kernel has: the gate loop Lg in the
-registers of a block's share of R, registers of the states and the bias, occupancy above one block per SM, alignment.
-There is no recurrent tile program here yet whose own lines could be set beside these.
 """
 
 
 def document() -> str:
     """The whole document, with the times of this machine."""
-    return HEAD + "".join(line for row in ROWS for line in _lines(row)) + TAIL.format(repeats=REPEATS)
+    return HEAD + "".join(line for row in ROWS for line in _lines(row)) + TAIL.format(repeats=REPEATS) + section()
 
 
 def _lines(row: Row) -> list[str]:

@@ -86,7 +86,7 @@ def forward(
         active = torch.tensor([t < n for n in lengths] if lengths else [True] * batch)[:, None, None]
         now = {s: torch.where(active, new[s], now[s]) for s in states}
         ys[t] = torch.where(active, new["h"], zero)
-    return torch.stack(ys, 1), now
+    return torch.stack(ys, 1) if ys else wx[:, :, 0], now
 
 
 def _clipped(operand: Any, clip: float | None) -> Any:

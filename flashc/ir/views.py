@@ -26,6 +26,17 @@ def without_views(body: Sequence[Stmt], names: Names | None = None) -> tuple[Stm
     return tuple(found)
 
 
+def view_sources(body: Sequence[Stmt]) -> dict[str, str]:
+    """For every view in ``body``, loops included, the value that holds its elements."""
+    found: dict[str, str] = {}
+    for stmt in body:
+        if isinstance(stmt, View):
+            found[stmt.out.name] = found.get(stmt.source, stmt.source)
+        if isinstance(stmt, Par | Seq):
+            found |= {name: found.get(source, source) for name, source in view_sources(stmt.body).items()}
+    return found
+
+
 def _renamed(stmt: Stmt, names: Names) -> Stmt:
     """What the statement reads, by other names; a loop's body without its views."""
     match stmt:

@@ -1,4 +1,4 @@
-"""What a Triton kernel is called with: pointers, strides, sizes and float parameters, in one fixed order."""
+"""What a Triton kernel is called with: pointers, strides, sizes, its step and float parameters, in one fixed order."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ TRITON_TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """One kernel argument. ``source`` is the tensor, size or parameter; ``dim`` and ``unit`` belong to
-    strides.
+    """One kernel argument. ``source`` is the tensor, size, axis of the launch's step, or parameter; ``dim`` and
+    ``unit`` belong to strides.
 
     The kernel takes a stride for a multiple of ``unit`` elements. ``specialised``: Triton compiles another
     version for values that are multiples of 16. Most sizes are not, since a new length must not compile
@@ -37,7 +37,7 @@ class Argument:
     """
 
     name: str
-    kind: Literal["pointer", "stride", "size", "param"]
+    kind: Literal["pointer", "stride", "size", "step", "param"]
     source: str
     dim: int = 0
     unit: int = 1
@@ -51,13 +51,17 @@ class Argument:
 
 @dataclass
 class Used:
-    """Collects the arguments that a kernel's body mentions; ``masking`` sizes end a contiguous dimension."""
+    """Collects the arguments that a kernel's body mentions; ``masking`` sizes end a contiguous dimension.
+
+    ``steps``: axes whose coordinate each launch is given.
+    """
 
     program: Program
     tensors: set[str] = field(default_factory=set)
     strides: set[tuple[str, int]] = field(default_factory=set)
     scalars: set[str] = field(default_factory=set)
     masking: set[str] = field(default_factory=set)
+    steps: tuple[str, ...] = ()
 
     def pointer(self, tensor: str) -> str:
         self.tensors.add(tensor)
@@ -72,7 +76,7 @@ class Used:
         return name
 
     def arguments(self) -> tuple[Argument, ...]:
-        """Pointers and strides in the order of the program's tensors, then sizes, then parameters."""
+        """Pointers and strides in the order of the program's tensors, then sizes, steps and parameters."""
         tensors = [t for t in self.program.tensors if t.name in self.tensors]
         pointers = [Argument(f"{t.name}_ptr", "pointer", t.name, specialised=True) for t in tensors]
         strides = [
@@ -86,8 +90,9 @@ class Used:
             for n in self.program.sizes
             if n in self.scalars
         ]
+        steps = [Argument(axis, "step", axis) for axis in self.steps]
         params = [Argument(p.name, "param", p.name) for p in self.program.params if p.name in self.scalars]
-        return (*pointers, *strides, *sizes, *params)
+        return (*pointers, *strides, *sizes, *steps, *params)
 
 
 def stride_unit(tensor: Tensor, dim: int) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from flashc.autotune.problem import Constraint
 from flashc.backends.base import Built, Executable, Invocation
-from flashc.backends.triton import build, merging, place, resources, run, source
+from flashc.backends.triton import build, launching, merging, place, resources, run, source
 from flashc.hwmodels.model import Device
 from flashc.ir.analysis import Pad
 from flashc.ir.nodes import Program
@@ -33,7 +33,9 @@ class TritonBackend:
         return place.domains(placed, device, sizes)
 
     def constraints(self, placed: Program, device: Device) -> tuple[Constraint, ...]:
-        return (*merging.constraints(placed), *resources.constraints(placed, device))
+        return (
+            *merging.constraints(placed), *launching.constraints(placed), *resources.constraints(placed, device)
+        )
 
     def emit(self, bound: Program, device: Device) -> str:
         return source.emit(bound, device.title)

@@ -13,7 +13,7 @@ from typing import Any
 
 from flashc.backends.base import Built, KernelResources
 from flashc.backends.triton.arguments import TRITON_TYPES, Argument
-from flashc.backends.triton.printer import Printed
+from flashc.backends.triton.launching import Printed
 from flashc.backends.triton.source import printed_kernels
 from flashc.errors import CompileError, CompilerMissingError, UnsupportedError
 from flashc.hwmodels.model import Device
@@ -89,7 +89,7 @@ def signature(printed: Printed, bound: Program) -> dict[str, str]:
 
 
 def _type(argument: Argument, bound: Program) -> str:
-    kinds = {"stride": "i64", "size": "i32", "param": "fp32"}
+    kinds = {"stride": "i64", "size": "i32", "step": "i32", "param": "fp32"}
     if argument.kind == "pointer":
         return f"*{TRITON_TYPES[bound.tensor(argument.source).dtype.name]}"
     return kinds[argument.kind]

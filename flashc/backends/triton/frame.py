@@ -89,9 +89,9 @@ def number(expr: IntExpr, what: str) -> int:
 
 
 def par_of(kernel: Kernel) -> Par:
-    """The parallel loop that a kernel consists of."""
-    if len(kernel.body) == 1 and isinstance(kernel.body[0], Par):
-        return kernel.body[0]
+    """The parallel loop that a kernel consists of, or that is launched once per step of a loop around it."""
+    if len(kernel.body) == 1 and len(kernel.pars) == 1:
+        return kernel.pars[0]
     raise UnsupportedError(
         f"triton: kernel {kernel.name} must be one parallel loop with everything inside it"
     )
@@ -104,7 +104,7 @@ def value_names(program: Program, kernel: Kernel, values: Sequence[str]) -> dict
     taken |= {
         f"{a}{suffix}"
         for a in axes
-        for suffix in ("", "0", "_in", "_ok", "_first", "_stop", "_full_first", "_full_stop")
+        for suffix in ("", "0", "_in", "_ok", "_back", "_first", "_stop", "_full_first", "_full_stop")
     }
     names: dict[str, str] = {}
     for value in dict.fromkeys(values):

@@ -2,7 +2,7 @@
 flashc.backends.triton.interpreter DIR``.
 
 ``DIR`` holds one folder per program: the source, the tensors as .npy files (bf16 as its bits) and plan.json,
-which names the kernels, their arguments and their numbers of programs. Tensors are written back as
+which names the launches in order: kernel, arguments, number of programs and step. Tensors are written back as
 NAME.out.npy. Needs TRITON_INTERPRET=1 before Triton is imported, which is why it is a process of its own.
 """
 
@@ -74,7 +74,8 @@ def run(folder: Path) -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     for kernel in plan["kernels"]:
-        arguments = [_argument(kind, source, dim, tensors, plan) for kind, source, dim in kernel["arguments"]]
+        scalars = {**plan["sizes"], **plan["params"], **kernel["step"]}
+        arguments = [_argument(kind, source, dim, tensors, scalars) for kind, source, dim in kernel["arguments"]]
         if kernel["programs"]:
             getattr(module, kernel["kernel"])[(kernel["programs"],)](*arguments)
     for name, tensor in tensors.items():
@@ -91,12 +92,12 @@ def _tensor(path: Path, dtype: str) -> Any:
     return torch.from_numpy(array.view(np.int8) if dtype == "bool" else array)
 
 
-def _argument(kind: str, source: str, dim: int, tensors: Mapping[str, Any], plan: Mapping[str, Any]) -> Any:
+def _argument(kind: str, source: str, dim: int, tensors: Mapping[str, Any], scalars: Mapping[str, Any]) -> Any:
     if kind == "pointer":
         return tensors[source]
     if kind == "stride":
         return tensors[source].stride(dim)
-    return plan["sizes"][source] if kind == "size" else plan["params"][source]
+    return scalars[source]
 
 
 if __name__ == "__main__":

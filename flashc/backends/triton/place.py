@@ -19,10 +19,10 @@ from flashc.errors import UnsupportedError
 from flashc.hwmodels.model import Device, MatrixUnit
 from flashc.ir.analysis import sites, tiled_loops, values_of
 from flashc.ir.intexpr import Const, IntExpr, Sym
-from flashc.ir.nodes import Atom, Carry, Copy, Dot, Kernel, Load, Map, Program, Reduce, Seq, Stmt
+from flashc.ir.nodes import Atom, Carry, Copy, Dot, Kernel, Load, Map, Program, Reduce, Seq, Stmt, Store, View
 from flashc.ir.rewrite import rewrite_body, rewrite_kernels, with_sizes
-from flashc.ir.steps import refuse_recurrence
 from flashc.ir.types import Value
+from flashc.ir.views import view_sources
 
 VECTOR_UNIT = "fma_f32"
 LARGEST = 256
@@ -32,36 +32,47 @@ DEEP, SHALLOW = (1, 2, 3, 4, 5), (1, 2)
 
 
 def place(program: Program, device: Device) -> Program:
-    """The program with levels for values, atoms for dots, and ``warps`` among its tile symbols.
-
-    Raises UnsupportedError for a recurrence.
-    """
-    refuse_recurrence(program, "the triton backend")
+    """The program with levels for values, atoms for dots, buffers for the loads of loops, and ``warps``."""
     fixed = with_sizes(program, dict(program.fixed))
     placed = rewrite_kernels(fixed, lambda k: _placed(fixed, k, device), stage="placed")
-    has_dots = any(isinstance(s.stmt, Dot) for k in placed.kernels for s in sites(placed, k))
-    return replace(placed, tiles=(*program.tiles, *(("warps",) if has_dots else ())))
+    walked = [s.stmt for k in placed.kernels for s in sites(placed, k)]
+    streams = any(isinstance(s, Seq) and s.stages == Sym("stages") for s in walked)
+    has_dots = any(isinstance(s, Dot) for s in walked)
+    tiles = (*program.tiles, *(("stages",) if streams else ()), *(("warps",) if has_dots else ()))
+    return replace(placed, tiles=tuple(dict.fromkeys(tiles)))
 
 
 def _placed(program: Program, kernel: Kernel, device: Device) -> Kernel:
-    operands = {n for s in sites(program, kernel) if isinstance(s.stmt, Dot) for n in (s.stmt.a, s.stmt.b)}
+    held = view_sources(kernel.body)
+    dots = [s.stmt for s in sites(program, kernel) if isinstance(s.stmt, Dot)]
+    operands = {held.get(n, n) for dot in dots for n in (dot.a, dot.b)}
+    staged = {s.stmt.out.name for s in sites(program, kernel) if isinstance(s.stmt, Load)} & operands
     types = {name: value.dtype.name for name, (value, _, _) in values_of(program, kernel).items()}
 
     def rule(stmt: Stmt) -> tuple[Stmt, ...]:
         match stmt:
             case Load(out=out):
-                return (replace(stmt, out=replace(out, level="smem" if out.name in operands else "reg")),)
+                return (replace(stmt, out=replace(out, level="smem" if out.name in staged else "reg")),)
+            case View(out=out):
+                return (replace(stmt, out=replace(out, level="smem" if held[out.name] in staged else "reg")),)
             case Map(out=out) | Reduce(out=out) | Copy(out=out):
                 return (replace(stmt, out=_in_registers(out)),)
             case Dot(out=out, a=a):
                 return (replace(stmt, out=_in_registers(out), atom=_atom(device, types[a])),)
             case Seq(carry=carry):
-                return (
-                    replace(stmt, carry=tuple(Carry(_in_registers(c.value), c.init, c.next) for c in carry)),
-                )
+                state = tuple(Carry(_in_registers(c.value), c.init, c.next) for c in carry)
+                return (replace(stmt, carry=state, stages=Sym("stages") if _streams(stmt) else stmt.stages),)
         return (stmt,)
 
     return replace(kernel, body=rewrite_body(kernel.body, rule))
+
+
+def _streams(seq: Seq) -> bool:
+    """Whether the loads of a loop can run ahead of its dots: none reads what the loop stores or another task does."""
+    loaded = {s.access.tensor for s in seq.body if isinstance(s, Load)}
+    stored = {s.access.tensor for s in seq.body if isinstance(s, Store)}
+    dots = any(isinstance(s, Dot) for s in seq.body)
+    return seq.stages == Const(1) and dots and bool(loaded) and not loaded & stored
 
 
 def _in_registers(value: Value) -> Value:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from flashc.backends.triton.arguments import Argument, Used
 from flashc.backends.triton.expressions import Expressions
@@ -25,9 +25,11 @@ from flashc.backends.triton.frame import (
     par_of,
     value_names,
 )
+from flashc.backends.triton.launching import Printed, step_loop
 from flashc.backends.triton.loops import decoded, limits, starts_whole
 from flashc.backends.triton.memory import Memory
 from flashc.backends.triton.merging import merged_axes
+from flashc.backends.triton.scalars import Text, infix
 from flashc.backends.triton.tails import fill_of, masks_elements, with_masks
 from flashc.errors import UnsupportedError
 from flashc.ir.analysis import sites
@@ -46,6 +48,8 @@ from flashc.ir.nodes import (
     Seq,
     Stmt,
     Store,
+    Sync,
+    View,
     outputs_of,
 )
 from flashc.ir.ranges import Span, enter, part_range, row_free, valid_end, whole
@@ -59,19 +63,6 @@ IDENTITY = {"max": -math.inf, "min": math.inf, "sum": 0.0}
 PART_NOTES = {"full": "tiles wholly inside", "partial": "tiles at the border", "all": "all tiles"}
 
 
-@dataclass(frozen=True, slots=True)
-class Printed:
-    """One kernel as text, with what a launch needs: arguments in order, number of programs, warps, stages."""
-
-    kernel: str
-    text: str
-    arguments: tuple[Argument, ...]
-    programs: IntExpr
-    warps: int
-    stages: int
-    helpers: frozenset[str]
-
-
 def print_kernel(program: Program, kernel: Kernel) -> Printed:
     """The Triton function of a kernel. Raises UnsupportedError for what Triton cannot express."""
     return _Printer(program, kernel).printed()
@@ -79,12 +70,13 @@ def print_kernel(program: Program, kernel: Kernel) -> Printed:
 
 class _Printer:
     def __init__(self, program: Program, kernel: Kernel) -> None:
-        self.program, self.kernel, self.par = program, kernel, par_of(kernel)
+        self.program, self.kernel, self.par, self.step = program, kernel, par_of(kernel), step_loop(kernel)
         self.sites = [s.stmt for s in sites(program, kernel)]
         outs = [o.name for s in self.sites if (o := outputs_of(s)) is not None]
         carried = [c.value.name for s in self.sites if isinstance(s, Seq) for c in s.carry]
         names = value_names(program, kernel, [*outs, *carried])
-        self.text = Expressions(program, Used(program), names, merged_axes(program, kernel))
+        used = Used(program, steps=(self.step.loop.axis,) if self.step else ())
+        self.text = Expressions(program, used, names, merged_axes(program, kernel))
         self.memory = Memory(self.text)
         self.blocks: dict[tuple[str, int], str] = {}
         self.looped: list[AxisInScope] = []
@@ -127,7 +119,7 @@ class _Printer:
             [a.annotated for a in arguments if a.kind == "stride" and a.source == t.name]
             for t in self.program.tensors
         ]
-        rows += [[a.annotated for a in arguments if a.kind == kind] for kind in ("size", "param")]
+        rows += [[a.annotated for a in arguments if a.kind == kind] for kind in ("size", "step", "param")]
         return [line for row in rows if row for line in _wrapped(row)]
 
     def programs(self) -> IntExpr:
@@ -204,13 +196,15 @@ class _Printer:
 
     def parallel(self) -> list[str]:
         outer = Frame(self.whole_axes())
+        if self.step is not None:
+            outer = outer.inside(self.tiled_axis(outer, self.step.loop, False, Const(0)))
         entered = []
         for loop in self.par.loops:
             extent = outer.axes[loop.axis].span.extent
             masked = not fits(extent, number(loop.tile, f"the tile of axis {loop.axis}"))
             entered.append(self.tiled_axis(outer, loop, masked, extent))
         frame = outer.inside(*entered)
-        self.text.fixed_axes = frozenset(a.axis for a in entered if a.span.scalar)
+        self.text.fixed_axes = frozenset([*(a.axis for a in entered if a.span.scalar), *self.text.used.steps])
         self.memory.wide = {n for a in entered if not a.span.scalar for n in a.span.extent.symbols()}
         body = self.statements(self.par.body, frame)
         present = [*entered, *(a for a in outer.axes.values() if a.block)]
@@ -238,8 +232,19 @@ class _Printer:
         stages = self.pipelined(seq, frame)
         note = f"# {axis.axis}: {PART_NOTES[seq.part]} {seq.side}".rstrip()
         step = axis.block or "1"
-        loop = f"for {axis.span.start} in tl.range({first}, {last}, {step}, num_stages={stages}):"
+        if seq.reverse:
+            counted, body = f"{axis.axis}_back", [*self.backwards(seq, axis, first, last), *body]
+        else:
+            counted = str(axis.span.start)
+        loop = f"for {counted} in tl.range({first}, {last}, {step}, num_stages={stages}):"
         return [*lines, *computed, note, loop, *indent(body)]
+
+    def backwards(self, seq: Seq, axis: AxisInScope, first: Text, last: Text) -> list[str]:
+        """The coordinate of a loop that runs from its last step to its first."""
+        if seq.loop.tile != Const(1) or seq.domain is not None:
+            raise UnsupportedError(f"triton: the reversed loop over {axis.axis} must have tiles of 1 and no bounds")
+        after = infix("sub", infix("add", first, last) if str(first) != "0" else last, Text("1"))
+        return [f"{axis.span.start} = {infix('sub', after, Text(f'{axis.axis}_back'))}"]
 
     def pipelined(self, seq: Seq, frame: Frame) -> int:
         """Stages of a loop; a border of one tile (bounds equal for all rows) is not worth a pipeline."""
@@ -312,15 +317,28 @@ class _Printer:
                 return self.assign(out, str(self.text.block(Ref(source), out, frame)), frame)
             case Map(out=out, expr=expr):
                 return self.assign(out, str(self.text.block(expr, out, frame)), frame)
+            case View(out=out, source=source):
+                return self.view(out, frame.values[source], frame)
             case Reduce():
                 return self.reduction(stmt, frame)
             case Dot():
                 return self.dot(stmt, frame)
+            case Sync(level=level):
+                raise UnsupportedError(
+                    f"triton: kernel {self.kernel.name} has `sync {level}`, and Triton no barrier of all tasks; take a "
+                    "schedule of one task per head, or of a launch per step"
+                )
         raise UnsupportedError(f"triton: no form of the statement {type(stmt).__name__} inside a kernel")
 
     def assign(self, out: Value, text: str, frame: Frame) -> list[str]:
         frame.values[out.name] = out
         return [f"{self.text.names[out.name]} = {text}"]
+
+    def view(self, out: Value, source: Value, frame: Frame) -> list[str]:
+        """The same block: its dimensions go by other axes, whose tiles are as long."""
+        if len(self.text.dims(out.axes)) != len(out.axes) or len(self.text.dims(source.axes)) != len(out.axes):
+            raise UnsupportedError(f"triton: the view {out.name} renames axes that share a dimension of its blocks")
+        return self.assign(out, self.text.names[source.name], frame)
 
     def reduction(self, stmt: Reduce, frame: Frame) -> list[str]:
         source = frame.values[stmt.source]

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from flashc.autotune.problem import Constraint
 from flashc.backends.triton.frame import par_of
+from flashc.backends.triton.launching import step_loop
 from flashc.backends.triton.merging import dimensions, merged_axes
 from flashc.backends.triton.place import VECTOR_UNIT, padded
 from flashc.hwmodels.model import Device
@@ -19,7 +20,9 @@ from flashc.ir.intexpr import Const, IntExpr, Sym, ceil_div, imax, imin
 from flashc.ir.nodes import Dot, Kernel, Load, Map, Program, Reduce, Seq, Stmt, Store, outputs_of
 from flashc.ir.ranges import Scope, enter, whole
 from flashc.ir.scalar import coords, fetches, refs
+from flashc.ir.steps import launched
 from flashc.ir.types import Value
+from flashc.ir.views import view_sources
 
 ZERO: IntExpr = Const(0)
 ONE: IntExpr = Const(1)
@@ -104,11 +107,14 @@ def _legality(placed: Program, kernel: Kernel, device: Device) -> Iterator[Const
 
 
 def shared_bytes(placed: Program, kernel: Kernel, device: Device) -> IntExpr:
-    """Upper bound of the shared memory of a program of the kernel."""
-    par, scope = par_of(kernel), whole(placed)
-    for loop in par.loops:
-        scope = enter(scope, loop.axis, Sym(loop.axis), loop.tile)
-    return _Shared(placed, device).block(par.body, scope, ONE)
+    """Upper bound of the shared memory of a program of the kernel, whichever of its parallel loops it is of."""
+    found = []
+    for part in launched(kernel):
+        par, scope, step = par_of(part), whole(placed), step_loop(part)
+        for loop in (*((step.loop,) if step else ()), *par.loops):
+            scope = enter(scope, loop.axis, Sym(loop.axis), loop.tile)
+        found.append(_Shared(placed, device).block(par.body, scope, ONE))
+    return imax(*found)
 
 
 class _Shared:
@@ -116,6 +122,7 @@ class _Shared:
         self.placed, self.device = placed, device
         self.nvidia = device.vendor == "nvidia"
         self.merged = {a: dim for k in placed.kernels for a, dim in merged_axes(placed, k).items()}
+        self.held = {v: source for k in placed.kernels for v, source in view_sources(k.body).items()}
         self.made: dict[str, Stmt] = {}
         self.carried: dict[str, Value] = {}
 
@@ -157,7 +164,11 @@ class _Shared:
         if not ASYNCHRONOUS & self.device.features:
             return []
         found = [s for k in self.placed.kernels for s in sites(self.placed, k)]
-        return [s for s in found if _on_matrix_unit(s.stmt) and name in operands(s.stmt)]
+        return [s for s in found if _on_matrix_unit(s.stmt) and name in self.read(operands(s.stmt))]
+
+    def read(self, names: Sequence[str]) -> set[str]:
+        """What holds the elements of these values."""
+        return {self.held.get(n, n) for n in names}
 
     def buffers(self, name: str, stages: IntExpr) -> IntExpr:
         """Tiles in flight per streamed load: asynchronous matrix units read one while the next arrives."""
@@ -194,7 +205,7 @@ class _Shared:
 
     def feeds_dot(self, name: str) -> bool:
         return any(
-            isinstance(s.stmt, Dot) and name in (s.stmt.a, s.stmt.b)
+            isinstance(s.stmt, Dot) and name in self.read((s.stmt.a, s.stmt.b))
             for k in self.placed.kernels
             for s in sites(self.placed, k)
         )

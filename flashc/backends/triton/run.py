@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 from flashc.backends.base import Built, Invocation
 from flashc.backends.triton.arguments import Argument
 from flashc.backends.triton.build import import_source, options_of
-from flashc.backends.triton.printer import Printed
+from flashc.backends.triton.launching import Printed, launches
 from flashc.backends.triton.source import emit, printed_kernels
 from flashc.errors import CompilerMissingError, DeviceAbsentError, UnsupportedError
 from flashc.hwmodels.model import Device
@@ -68,10 +68,7 @@ class TritonExecutable:
         given = {t.name: _on_gpu(call.tensors[t.name]) for t in self.bound.tensors}
         tensors = {name: aligned(tensor, units.get(name, {})) for name, tensor in given.items()}
         with torch.cuda.device(next(iter(tensors.values())).device):
-            for printed in self.kernels:
-                launch(
-                    self.module, printed, Invocation(tensors, call.sizes, call.params), options_of(printed)
-                )
+            launch_all(self.module, self.kernels, Invocation(tensors, call.sizes, call.params))
         for t in (t for t in self.bound.tensors if t.role == "out"):
             if tensors[t.name] is not given[t.name]:
                 given[t.name].copy_(tensors[t.name])
@@ -125,8 +122,17 @@ def aligned(tensor: Any, units: Mapping[int, int]) -> Any:
     return tensor.contiguous()
 
 
-def launch(module: ModuleType, printed: Printed, call: Invocation, options: Mapping[str, Any]) -> None:
-    """Run one kernel of an imported source on torch tensors. Raises UnsupportedError for too large a grid."""
+def launch_all(module: ModuleType, kernels: Sequence[Printed], call: Invocation) -> None:
+    """Run the kernels of an imported source on torch tensors, some of them once per step."""
+    prepared = {printed.kernel: launch(module, printed, call, options_of(printed)) for printed in kernels}
+    for printed, step in launches(kernels, call.sizes):
+        prepared[printed.kernel](step)
+
+
+def launch(
+    module: ModuleType, printed: Printed, call: Invocation, options: Mapping[str, Any]
+) -> Callable[[Mapping[str, int]], None]:
+    """What runs one kernel for a step, by axis. Raises UnsupportedError for too large a grid."""
     tables = {n: t.tolist() for n, t in call.tensors.items() if n in printed.programs.tables()}
     programs = printed.programs.evaluate({**call.sizes, **tables})
     if programs > GRID_LIMIT:
@@ -134,8 +140,17 @@ def launch(module: ModuleType, printed: Printed, call: Invocation, options: Mapp
             f"kernel {printed.kernel} needs {programs} programs; a grid holds {GRID_LIMIT}. Raise the tiles"
         )
     if programs == 0:
-        return
-    getattr(module, printed.kernel)[(programs,)](*(_argument(a, call) for a in printed.arguments), **options)
+        return lambda _step: None
+    kernel = getattr(module, printed.kernel)[(programs,)]
+    given = [None if a.kind == "step" else _argument(a, call) for a in printed.arguments]
+    changing = [(n, a.source) for n, a in enumerate(printed.arguments) if a.kind == "step"]
+
+    def run(step: Mapping[str, int]) -> None:
+        for n, axis in changing:
+            given[n] = step[axis]
+        kernel(*given, **options)
+
+    return run
 
 
 def _argument(argument: Argument, call: Invocation) -> Any:
@@ -148,6 +163,7 @@ def _argument(argument: Argument, call: Invocation) -> Any:
             return call.sizes[argument.source]
         case "param":
             return float(call.params[argument.source])
+    raise ValueError(f"no value of the argument {argument.name} belongs to the whole call")
 
 
 def _as_bytes(tensor: Any) -> Any:
@@ -213,17 +229,19 @@ def _write_case(folder: Path, bound: Program, call: Invocation) -> None:
             folder / f"{t.name}.npy",
             _stored(np.zeros(shape) if array is None else array, t.dtype.name, array is None),
         )
-    kernels = [_described(k, {**call.sizes, **tables}) for k in printed_kernels(bound)]
+    env = {**call.sizes, **tables}
+    kernels = [_described(printed, step, env) for printed, step in launches(printed_kernels(bound), env)]
     types = {t.name: t.dtype.name for t in bound.tensors}
     plan = {"kernels": kernels, "types": types, "sizes": dict(call.sizes), "params": dict(call.params)}
     (folder / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
 
 
-def _described(printed: Printed, env: Mapping[str, Any]) -> dict[str, Any]:
+def _described(printed: Printed, step: Mapping[str, int], env: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "kernel": printed.kernel,
         "programs": printed.programs.evaluate(env),
         "arguments": [[a.kind, a.source, a.dim] for a in printed.arguments],
+        "step": step,
     }
 
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from flashc.backends.triton.helpers import HELPERS
-from flashc.backends.triton.printer import Printed, print_kernel
+from flashc.backends.triton.launching import Printed, steps_around
+from flashc.backends.triton.printer import print_kernel
 from flashc.ir.nodes import Program
+from flashc.ir.steps import launched
 from flashc.passes.split import split
 
 
 def printed_kernels(bound: Program) -> tuple[Printed, ...]:
-    """Every kernel of a bound program, its loops split into FULL and PARTIAL tiles first."""
+    """Every launch of a bound program as a kernel, its loops split into FULL and PARTIAL tiles first."""
     lowered = split(bound)
-    return tuple(print_kernel(lowered, kernel) for kernel in lowered.kernels)
+    return tuple(
+        replace(print_kernel(lowered, part), steps=steps_around(lowered, kernel))
+        for kernel in lowered.kernels
+        for part in launched(kernel)
+    )
 
 
 def emit(bound: Program, target: str) -> str:
@@ -29,5 +37,6 @@ def _header(bound: Program, kernels: tuple[Printed, ...], target: str) -> str:
     lines = [f"# {bound.name}, schedule {bound.schedule}, for {target}. Emitted by flashc."]
     lines += [f"# {note}" for note in bound.notes]
     for k in kernels:
-        lines.append(f"# {k.kernel}: {k.programs} programs, {k.warps} warps, {k.stages} stages")
+        often = f", launched for each step {k.steps.axis}" if k.steps else ""
+        lines.append(f"# {k.kernel}: {k.programs} programs, {k.warps} warps, {k.stages} stages{often}")
     return "\n".join(lines) + "\n"
