@@ -21,8 +21,9 @@ from flashc.autotune.solve import solve
 from flashc.errors import ConstraintError
 from flashc.ir.analysis import footprint, tiled_loops, traffic_bytes, traffic_words
 from flashc.ir.intexpr import Const, IntExpr, Sum, imin
-from flashc.ir.nodes import Dot, Kernel, Load, Loop, Par, Program, Reduce, Seq, Stmt, Store, outputs_of
+from flashc.ir.nodes import Dot, Kernel, Load, Loop, Par, Program, Reduce, Seq, Stmt, Store, outputs_of, persistent
 from flashc.ir.rewrite import rewrite_body, with_sizes
+from flashc.ir.steps import tasks
 
 Objective = Literal["words", "bytes"]
 ROUNDS, COSTLY_ROUNDS = (1.04, 1.0), (1.6, 1.1, 1.0)
@@ -95,7 +96,13 @@ def _walked(
     """Traffic, and the room of each kernel, with one buffer per streamed tile."""
     plain = with_sizes(program, dict.fromkeys(in_flight, 1))
     traffic = (traffic_words if objective == "words" else traffic_bytes)(plain)
-    return traffic, tuple((k.name, _room(plain, k, objective, whole_tiles)) for k in plain.kernels)
+    rooms = ((k, _room(plain, k, objective, whole_tiles)) for k in plain.kernels)
+    return traffic, tuple((k.name, room * _at_once(plain, k)) for k, room in rooms)
+
+
+def _at_once(program: Program, kernel: Kernel) -> IntExpr:
+    """Tasks that share the memory at the same time: of a persistent kernel all."""
+    return tasks(program, kernel.pars[0]) if persistent(kernel) else Const(1)
 
 
 def _least(

@@ -24,7 +24,7 @@ from flashc.backends.base import Backend
 from flashc.compiler.workload import Workload
 from flashc.errors import DeviceModelError, InfeasibleError, UnsupportedError, WorkloadError
 from flashc.hwmodels.model import Device
-from flashc.iomodel.bounds import Bound, evaluated, fast_memory_bytes, lower_bounds
+from flashc.iomodel.bounds import Bound, evaluated, fast_memory_bytes, for_workers, lower_bounds
 from flashc.iomodel.from_program import cascade
 from flashc.ir.analysis import sites, tensor_bytes, traffic_bytes
 from flashc.ir.intarith import Exact
@@ -215,7 +215,7 @@ def tune(
     )
     fast = fast_memory_bytes(device)
     statements = cascade(operator.algorithm(workload.spec), schedules[0])
-    bounds = evaluated(lower_bounds(statements), env, fast if fast else math.inf)
+    bounds = evaluated(for_workers(lower_bounds(statements), device.cores), env, fast if fast else math.inf)
     return Tuning(
         workload,
         device,

@@ -50,6 +50,42 @@ class LowerBound(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Pooled:
+    """A bound that holds for several equal memories only if all of them count as one: what stays in it may lie in any.
+
+    The certificate is that of ``bound``, for the size that :meth:`memory` gives.
+    """
+
+    bound: LowerBound
+    memories: int
+
+    @property
+    def rule(self) -> str:
+        return self.bound.rule
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        return self.bound.assumptions
+
+    def memory(self, fast_bytes: float) -> float:
+        return fast_bytes * self.memories
+
+    def at(self, sizes: Env, fast_bytes: float) -> Moved:
+        return self.bound.at(sizes, self.memory(fast_bytes))
+
+    def formula(self) -> Any:
+        from flashc.iomodel.monomial import fast_symbol
+
+        return self.bound.formula().subs(fast_symbol(), self.memories * fast_symbol())
+
+    def certificate(self) -> Json:
+        return self.bound.certificate()
+
+    def numbers(self, sizes: Env) -> Json:
+        return self.bound.numbers(sizes)
+
+
 def best(bounds: Sequence[LowerBound], sizes: Env, fast_bytes: float) -> tuple[Moved, LowerBound]:
     """The largest total, with loads and stores each the largest that any bound proves, and the rule that gives it."""
     values = [b.at(sizes, fast_bytes) for b in bounds]

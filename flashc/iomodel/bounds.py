@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from flashc.hwmodels.model import Device
 from flashc.iomodel.attention import attention_bounds
-from flashc.iomodel.bound import Env, Json, LowerBound
+from flashc.iomodel.bound import Env, Json, LowerBound, Pooled
 from flashc.iomodel.capacity import statement_bounds
 from flashc.iomodel.compulsory import compulsory
 from flashc.iomodel.recurrence import recurrence_bounds
-from flashc.iomodel.resident import resident_bounds
+from flashc.iomodel.resident import ResidentWeights, resident_bounds
 from flashc.iomodel.statements import Cascade
 from flashc.iomodel.sums import sum_bounds
 
@@ -31,6 +31,14 @@ RULES: tuple[Callable[[Cascade], Iterable[LowerBound]], ...] = (
 def lower_bounds(cascade: Cascade) -> tuple[LowerBound, ...]:
     """Every bound that the rules prove, symbolic in the sizes and in M; compulsory traffic first."""
     return (compulsory(cascade), *(bound for rule in RULES for bound in rule(cascade)))
+
+
+def for_workers(bounds: Iterable[LowerBound], workers: int) -> tuple[LowerBound, ...]:
+    """The bounds on what ``workers`` move that meet in the outer memory only, each with fast memory of its own.
+
+    Those of blocks of transfers hold as they are (levels.py). Weights that stay may lie in all the memories together.
+    """
+    return tuple(Pooled(b, workers) if isinstance(b, ResidentWeights) else b for b in bounds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,8 @@ def evaluated(bounds: Iterable[LowerBound], sizes: Env, fast_bytes: float) -> tu
 def certified(bound: LowerBound, sizes: Env, fast_bytes: float) -> Json:
     """The certificate with its numbers for one call, which a checker can redo."""
     sizes = {name: value if isinstance(value, int) else list(map(int, value)) for name, value in sizes.items()}
+    if isinstance(bound, Pooled):
+        return certified(bound.bound, sizes, bound.memory(fast_bytes))
     moved = bound.at(sizes, fast_bytes)
     instance = {
         "sizes": sizes,

@@ -50,6 +50,12 @@ def cascade(algorithm: Program, schedule: Program) -> Cascade:
     return Cascade(algorithm.name, algorithm.sizes, tuple(arrays), statements, touched)
 
 
+def tensor_of(program: Program, array: str) -> str:
+    """The tensor that an array of the program's cascade is, or is a part of."""
+    parts = ((t.name, array.removeprefix(f"{t.name}_").replace("_", "")) for t in program.tensors)
+    return next((name for name, part in parts if part.isdigit() and name != array), array)
+
+
 def _split_axes(program: Program) -> dict[str, IntExpr]:
     """Axes that some access divides, with the divisor."""
     found: dict[str, IntExpr] = {}

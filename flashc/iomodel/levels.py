@@ -5,7 +5,8 @@
 Across a boundary no schedule moves less than the bound at M = all memory inside (Hong & Kung 1981, for each level at
 once). Where P workers, each with its own M_s, meet only in the outer memory, each of them cuts its own transfers into
 blocks, and a block of X items does at most chi(X) work whoever runs it. So the shares add up to the bound at M_s: P
-drops out, and P small memories are worth no more than one of them.
+drops out, and P small memories are worth no more than one of them. Weights that stay from step to step are no such
+block: all P memories count for them (``bounds.for_workers``).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 
 from flashc.hwmodels.model import Device, Level
 from flashc.iomodel.bound import Env, LowerBound, Moved, best, warm
+from flashc.iomodel.bounds import for_workers
 from flashc.ir.analysis import sites
 from flashc.ir.intexpr import IntExpr, Sym
 from flashc.ir.nodes import Access, Load, Program, Store
@@ -102,7 +104,7 @@ def level_bounds(bounds: Sequence[LowerBound], sizes: Env, device: Device) -> tu
 
 
 def _at(boundary: Boundary, bounds: Sequence[LowerBound], sizes: Env) -> LevelBound:
-    moved, rule = best(bounds, sizes, boundary.worker_bytes)
+    moved, rule = best(for_workers(bounds, boundary.workers), sizes, boundary.worker_bytes)
     joined, _ = best(bounds, sizes, boundary.total_bytes)
     rate = boundary.outer.bandwidth_gbs
     seconds = None if rate is None else moved.total / (rate * 1e9)

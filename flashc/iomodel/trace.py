@@ -50,8 +50,10 @@ from flashc.ir.analysis import expressions, longest_last, reads_of, writes_of
 from flashc.ir.intexpr import Const, Sym
 from flashc.ir.nodes import Alloc, Dot, Kernel, Load, Par, Program, Seq, Stmt, Store
 from flashc.ir.ranges import enter, part_range, valid_end, whole
+from flashc.ir.rewrite import rewrite_kernels
 from flashc.ir.scalar import Scalar, fetches, refs
 from flashc.ir.steps import refuse_recurrence
+from flashc.ir.views import without_views
 
 Select = Callable[[Mapping[str, int]], bool]
 BATCH = 1 << 21  # executions of statements that are worked out at a time
@@ -96,6 +98,7 @@ def trace(
     leave out tasks by the coordinates of their loops. Raises IRError for a symbol without a value, UnsupportedError
     for an index that is computed from values.
     """
+    program = rewrite_kernels(program, lambda kernel: replace(kernel, body=without_views(kernel.body)))
     refuse_recurrence(program, "the trace")
     known = {**dict(program.fixed), **env}
     layout = Layout.of(program, known, detail)

@@ -76,6 +76,8 @@ def _simulated(report: Report) -> str:
 
 
 def _peak(found: Simulated) -> str:
+    if not found.peak_bytes:
+        return "Nothing was run."
     peak = numbers.held(found.peak_bytes)
     if found.peak_bytes <= found.fast_bytes:
         return f"The schedule's tiles take at most {peak} at once."

@@ -14,6 +14,7 @@ from flashc.iomodel.bound import LowerBound, best
 from flashc.iomodel.bounds import certified
 from flashc.iomodel.closed_form import closed_form_terms, level_traffic
 from flashc.iomodel.compulsory import Compulsory
+from flashc.iomodel.from_program import tensor_of
 from flashc.iomodel.levels import (
     Boundary,
     LevelBound,
@@ -175,7 +176,11 @@ def _tensors(case: Case) -> tuple[TensorRow, ...]:
 def _needed(case: Case) -> dict[str, float]:
     """Compulsory bytes by tensor."""
     rule = next(b for b in case.bounds if isinstance(b, Compulsory))
-    return {e.array: e.bytes(case.sizes) for e in (*rule.loaded, *rule.stored)}
+    found: dict[str, float] = {}
+    for e in (*rule.loaded, *rule.stored):
+        name = tensor_of(case.program, e.array)
+        found[name] = found.get(name, 0.0) + e.bytes(case.sizes)
+    return found
 
 
 def _passes(case: Case) -> tuple[PassRow, ...]:
@@ -208,7 +213,7 @@ def _total(case: Case, bound: LowerBound) -> float:
 
 
 def _levels(case: Case) -> tuple[LevelRow, ...]:
-    return tuple(_level(case, found) for found in level_bounds(case.bounds, case.sizes, case.device))
+    return tuple(_level(case, found) for found in level_bounds(case.single, case.sizes, case.device))
 
 
 def _level(case: Case, found: LevelBound) -> LevelRow:

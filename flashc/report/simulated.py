@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flashc.errors import CompilerMissingError
+from flashc.errors import CompilerMissingError, UnsupportedError
 from flashc.iomodel.bound import best
 from flashc.iomodel.closed_form import level_traffic
 from flashc.iomodel.simulate import Cache, belady, explicit, lru
@@ -25,25 +25,29 @@ LINE = 64
 
 
 def simulated(case: Case) -> Simulated:
-    """Exact count, LRU and Belady with the core's memory; without a C++ compiler the exact count alone."""
+    """Exact count, LRU and Belady with the core's memory; without a C++ compiler the exact count alone, of a program
+    that has no trace neither."""
     sizes = part(case.program, case.sizes)
     fast = case.core.worker_bytes // LINE * LINE
-    bound, rule = best(case.bounds, sizes, fast)
+    bound, rule = best(case.single, sizes, fast)
     counted = level_traffic(case.program)
     loads, stores = (counted.bytes(direction=way).evaluate(sizes) for way in ("read", "write"))
-    exact = explicit(trace(case.program, sizes))
     rows = [
         TrafficRow("bound", "lower bound", bound.loads, bound.stores, bound.total, rule.rule),
         TrafficRow("chosen", "closed form", loads, stores, loads + stores),
-        TrafficRow("simulated", "exact count", exact.loads, exact.stores, exact.total, "tile by tile"),
     ]
-    missing = ""
+    peak, missing = 0, ""
     try:
+        exact = explicit(trace(case.program, sizes))
+        peak = exact.peak
+        rows.append(TrafficRow("simulated", "exact count", exact.loads, exact.stores, exact.total, "tile by tile"))
         rows += _cached(case, sizes, fast)
     except CompilerMissingError as error:
         missing = f"no cache simulation: {error}"
+    except UnsupportedError as error:
+        missing = f"no simulation: {error}"
     cut = tuple((n, sizes[n], case.sizes[n]) for n in case.program.sizes if sizes[n] != case.sizes[n])
-    return Simulated(cut, fast, exact.peak, tuple(rows), missing)
+    return Simulated(cut, fast, peak, tuple(rows), missing)
 
 
 def _cached(case: Case, sizes: Mapping[str, Any], fast: int) -> list[TrafficRow]:
