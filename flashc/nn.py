@@ -98,7 +98,7 @@ class RNN(torch.nn.Module):  # type: ignore[misc]
         return x if self.batch_first else x.transpose(0, 1), stacked if self.several else stacked[0]
 
     def _layer(self, end: str, x: Any, first: Any, lengths: Any, resets: Any, *, reverse: bool) -> tuple[Any, ...]:
-        W, R, b = (self._parameters.get(name + end) for name in "WRb")
+        W, R, b = (getattr(self, name + end, None) for name in "WRb")
         states = first and tuple(s.unflatten(-1, (self.heads, -1)) for s in first)
         return rnn(
             self.cell, x, R, b, W=W, states=states, lengths=lengths, resets=resets, reverse=reverse, clip=self.clip,
@@ -112,9 +112,10 @@ class RNN(torch.nn.Module):  # type: ignore[misc]
             return iter([None] * count)
         given = tuple(states) if self.several else (states,)
         shape = (count, batch, self.hidden_size)
-        wrong = next((s for s in given if tuple(s.shape) != shape), None)
-        if wrong is not None:
-            raise ArgumentError(f"RNN: states have shape {tuple(wrong.shape)}; expected {shape}")
+        for state in given:
+            found = tuple(getattr(state, "shape", ()))
+            if found != shape:
+                raise ArgumentError(f"RNN: states have shape {found}; expected {shape}")
         return zip(*given, strict=True)
 
 

@@ -113,6 +113,46 @@ def test_numpy_gives_what_torch_gives(features: dict[str, Any]) -> None:
         np.testing.assert_array_equal(gradient, leaf.grad)
 
 
+@pytest.mark.parametrize(
+    ("cell", "features"),
+    [
+        ("lstm", {"input_dim": 6, "initial_state": True}),
+        ("gru", {"lengths": [4, 0, 2], "reverse": True, "clip": 0.05}),
+        pytest.param("slstm", {"resets": True, "initial_state": True}, marks=pytest.mark.slow),
+        pytest.param("gru_before", {"input_dim": 6}, marks=pytest.mark.slow),
+    ],
+)
+def test_compiled_kernels_give_what_the_interpreter_gives(cell: str, features: dict[str, Any]) -> None:
+    _, call = case(cell, **features)
+    found = []
+    for run in (rnn, flashc.rnn):
+        own = tensors(call, gradients=True)
+        y, last = run(**own)
+        (y.square().sum() + last[0].sum()).backward()
+        found.append([y.detach(), *(s.detach() for s in last), *(leaf.grad for leaf in leaves(own))])
+    for ours, expected in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_new_length_compiles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sequences, steps and heads of a call are its own, within what a class is tuned for."""
+    rng = np.random.default_rng(0)
+
+    def call(batch: int, steps: int, heads: int) -> None:
+        x = rng.standard_normal((batch, steps, 1, heads, 8), np.float32)
+        R = rng.standard_normal((1, heads, 8, 8), np.float32)
+        flashc.rnn("elman", x, R, lengths=[steps // 2] * batch)
+
+    def refuse(*_args: Any, **_options: Any) -> None:
+        raise AssertionError("something is compiled")
+
+    call(3, 4, 2)
+    monkeypatch.setattr("flashc.backends.cpu.run.compile_shared", refuse)
+    monkeypatch.setattr("flashc.compiler.kernel.tune", refuse)
+    call(17, 1, 5)
+    call(5, 9, 3)
+
+
 def test_a_gradient_of_y_or_of_one_state_alone() -> None:
     _, call = case("lstm", initial_state=True)
     for pick in (lambda y, _last: y, lambda _y, last: last[1]):

@@ -97,7 +97,7 @@ def _checked_torch(where: str, tensor: Tensor, value: Any, first: Any) -> Any:
         value = torch.as_tensor(value, dtype=wanted, device=first.device)
     if value.requires_grad and torch.is_grad_enabled():
         fix = "call it under torch.no_grad() or detach it"
-        raise ArgumentError(f"{where} requires grad, and flashc has no backward pass yet; {fix}")
+        raise ArgumentError(f"{where} requires grad, which only flashc.rnn serves; {fix}")
     if value.layout != torch.strided:
         raise ArgumentError(f"{where} has layout {value.layout}; give a strided (dense) tensor")
     if value.device != first.device:
