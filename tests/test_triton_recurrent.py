@@ -201,7 +201,7 @@ COMPILED = [("recurrent", "lstm", 64), ("recurrent", "gru_before", 24), ("recurr
 def test_shared_memory_is_never_under_predicted(op: str, cell: str, head_dim: int, target: str) -> None:
     device = load_device(DEVICES[target])
     for small in emitted(op, cell, {**SMALL, "head_dim": head_dim, "dtype": "bf16"}, target):
-        kernels = [k for k in small.kernels for _ in launched(k)]
+        kernels = [part for k in small.kernels for part in launched(k)]
         built = BACKEND.build(BACKEND.emit(small, device), small, device)
         for kernel, found in zip(kernels, built.resources, strict=True):
             predicted = shared_bytes(small, kernel, device).evaluate({"warps": TILES["warps"]})

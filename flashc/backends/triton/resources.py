@@ -39,14 +39,14 @@ ASYNCHRONOUS = frozenset({"wgmma", "tcgen05"})  # features: matrix units that re
 
 
 def constraints(placed: Program, device: Device) -> tuple[Constraint, ...]:
-    """Named constraints of every kernel; see :mod:`flashc.autotune.problem`."""
+    """Named constraints of everything that is launched; see :mod:`flashc.autotune.problem`."""
     limits = device.occupancy
     if limits is None:
         return ()
     found: list[Constraint] = []
     threads = WARPS * limits.threads_per_warp
     registers = imin(Const(limits.regs_per_thread_max), Const(limits.regs_per_sm) // threads) - ADDRESSES
-    for kernel in placed.kernels:
+    for kernel in (part for whole_kernel in placed.kernels for part in launched(whole_kernel)):
         name = kernel.name
         found.append(
             Constraint(
@@ -107,14 +107,11 @@ def _legality(placed: Program, kernel: Kernel, device: Device) -> Iterator[Const
 
 
 def shared_bytes(placed: Program, kernel: Kernel, device: Device) -> IntExpr:
-    """Upper bound of the shared memory of a program of the kernel, whichever of its parallel loops it is of."""
-    found = []
-    for part in launched(kernel):
-        par, scope, step = par_of(part), whole(placed), step_loop(part)
-        for loop in (*((step.loop,) if step else ()), *par.loops):
-            scope = enter(scope, loop.axis, Sym(loop.axis), loop.tile)
-        found.append(_Shared(placed, device).block(par.body, scope, ONE))
-    return imax(*found)
+    """Upper bound of the shared memory of a program of the kernel, which is one launch."""
+    par, scope, step = par_of(kernel), whole(placed), step_loop(kernel)
+    for loop in (*((step.loop,) if step else ()), *par.loops):
+        scope = enter(scope, loop.axis, Sym(loop.axis), loop.tile)
+    return _Shared(placed, device).block(par.body, scope, ONE)
 
 
 class _Shared:
