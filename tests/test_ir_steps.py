@@ -10,7 +10,7 @@ from flashc.autotune.model import model_time
 from flashc.compiler.tune import persistence_limits
 from flashc.errors import IRError, UnsupportedError
 from flashc.hwmodels import load_device
-from flashc.ir.analysis import footprint, transfers
+from flashc.ir.analysis import Pad, footprint, transfers
 from flashc.ir.interp import interpret
 from flashc.ir.nodes import GRID, Program, Sync, persistent
 from flashc.ir.parser import parse_program
@@ -229,7 +229,7 @@ def test_each_step_costs_a_barrier_or_a_launch() -> None:
 
     def seconds(name: str, steps: int) -> int:
         tiles = {"Tb": B, "Tu": D, "B": B, "D": D, "T": steps}
-        time = model_time(with_sizes(program(name), tiles), device, lambda _axis, n: n)
+        time = model_time(with_sizes(program(name), tiles), device, Pad(lambda _axis, n: n))
         return time.total.evaluate({})
 
     assert seconds("together", 2000) - seconds("together", 1000) >= 1000 * rates.barrier_ps(device)
