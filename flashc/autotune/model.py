@@ -217,7 +217,7 @@ class _Model:
         return time // imin(Const(parts), self.workers * self.resident) * parts
 
     def _resident(self, cache: Level) -> IntExpr:
-        """Bytes of matrices that the shared cache hands out in every step, where a core's own cache cannot hold them."""
+        """Bytes of matrices that the shared cache hands out in each step, where a core's own cache cannot hold them."""
         reads, held = counts.resident_reads(self.walked, cache.name)
         own = rates.private_caches(self.device)
         capacity = own[0].capacity_bytes if own else None

@@ -27,7 +27,7 @@ PANELS = (1, 2, 3, 4)
 TILES = (16, 32, 64, 128, 256, 512)
 VECTORS = (1, 2, 3, 4, 6, 8, 12, 16)
 RESIDENT_ROWS = (4, 8, *TILES)  # every row passes over the whole matrix anyway
-RESIDENT_VECTORS = (*VECTORS, 24, 32, 48, 64)  # a thread has one tile of a matrix, the larger the fewer the threads
+RESIDENT_VECTORS = (*VECTORS, 24, 32, 48, 64)  # a thread has one tile; of those that make as many tasks, the most even
 
 
 class CpuBackend:
@@ -53,8 +53,10 @@ class CpuBackend:
         usual |= {axis.name: [width * n for n in VECTORS] if axis.name in lanes else TILES for axis in placed.axes}
         for kernel in resident:
             along = place_resident.row_axes(placed, kernel)
-            many = [width * n for n in RESIDENT_VECTORS]
-            usual |= {x.axis: RESIDENT_ROWS if x.axis in along else many for p in kernel.pars for x in p.loops}
+            for loop in (loop for par in kernel.pars for loop in par.loops):
+                extent = placed.axis(loop.axis).extent.evaluate(dict(sizes))
+                even = {-(-extent // (width * n)): width * n for n in reversed(RESIDENT_VECTORS)}
+                usual[loop.axis] = RESIDENT_ROWS if loop.axis in along else sorted(even.values())
         found: dict[str, tuple[int, ...]] = {"mr": PANELS, "nr": ROW_BLOCKS, "stages": (1,)}
         rows: dict[str, tuple[int, ...]] = {}
         for kernel in short:

@@ -111,11 +111,11 @@ def _view(p: Printer, view: View) -> None:
 def steps(seq: Seq, scope: Scope, start: str) -> str:
     """The head of the loop; ``start`` is its variable."""
     first, stop = (int_text(x) for x in part_range(seq, scope))
-    tile = int_text(seq.loop.tile)
+    axis, tile = seq.loop.axis, int_text(seq.loop.tile)
     if seq.reverse:
         last = f"{first} + ceil_div({stop} - {first}, {tile}) * {tile} - {tile}"
-        return f"for (long {start} = {last}, {start}_first = {first}; {start} >= {start}_first; {start} -= {tile})"
-    return f"for (long {start} = {first}, {start}_stop = {stop}; {start} < {start}_stop; {start} += {tile})"
+        return f"for (long {start} = {last}, {axis}_first = {first}; {start} >= {axis}_first; {start} -= {tile})"
+    return f"for (long {start} = {first}, {axis}_stop = {stop}; {start} < {axis}_stop; {start} += {tile})"
 
 
 def begin(p: Printer, seq: Seq) -> None:
