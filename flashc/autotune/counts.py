@@ -34,6 +34,8 @@ from flashc.ir.types import Value
 
 SHARE = 64  # task sizes are compared in 64ths of their mean
 SPLITS = (1, 2, 4, 8, 16)
+PARTS_OF_FOLD = 11  # a row's reduction starts, reads and combines four partial results
+ROW_WAITS = 3  # an element of its own waits for itself: rows that are few do not hide the latency of their chains
 PREDICATES = ("where", "and", "or", "not")
 
 
@@ -116,7 +118,7 @@ def _as_if(site: Site, last: bool) -> IntExpr:
 def element_operations(k: Walked, pad: Pad, lanes: int) -> tuple[IntExpr, IntExpr]:
     """(vector operations, exponentials) of all maps, reductions and accumulator updates, in elements.
 
-    Where a value has vector lanes, what does not run along them takes a whole vector of ``lanes`` elements as well.
+    Where values have vector lanes, what does not run along them takes a whole vector of ``lanes`` elements as well.
     Predicates of a loop's domain are left out: only the few partial tiles evaluate them.
     """
     vector: list[IntExpr] = []
@@ -136,7 +138,7 @@ def _filled(value: Value | None, axes: Collection[str], lanes: int) -> int:
     """Elements that an element of an expression over ``axes`` stands for."""
     if value is None or value.layout is None:
         return 1
-    return 1 if value.layout.lane_axis() in axes else lanes
+    return 1 if value.layout.lane_axis() in axes else lanes * (1 if value.layout.lane_axis() else ROW_WAITS)
 
 
 def _folds(k: Walked, reduce: Reduce, site: Site, lanes: int) -> IntExpr:
@@ -144,7 +146,7 @@ def _folds(k: Walked, reduce: Reduce, site: Site, lanes: int) -> IntExpr:
     layout = k.values[reduce.source].layout
     if layout is None or layout.lane_axis() != reduce.over:
         return ZERO
-    return site.count(reduce.out.axes) * (2 * lanes.bit_length() - 2) * lanes
+    return site.count(reduce.out.axes) * (2 * lanes.bit_length() - 2 + PARTS_OF_FOLD) * lanes
 
 
 def _costs(k: Walked, site: Site) -> dict[tuple[str, ...], tuple[int, int]]:

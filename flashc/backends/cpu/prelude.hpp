@@ -526,12 +526,27 @@ INLINE float element(const float* a, long k, long a_k, long lane) { return a[k *
 INLINE float element(const bf16* a, long k, long a_k, long lane) { return to_f32(a[(k / 2) * a_k + 2 * lane + k % 2]); }
 INLINE float term(const float* b, long n, long b_n, long k, long b_k) { return b[n * b_n + k * b_k]; }
 INLINE float term(const bf16* b, long n, long b_n, long k, long b_k) { return to_f32(b[n * b_n + (k / 2) * b_k + k % 2]); }
+template <class A>
+static bool all_finite_rows(const A* a, long a_k, long count, long width) {
+  vi worst = {};
+  for (long k = 0; k < count; ++k) {
+    long x = 0;
+    for (; x + W <= width; x += W) worst = vmax(worst, (vi)load_vector(a + k * a_k + x) & 0x7fffffff);
+    for (; x < width; ++x) worst[0] = std::max(worst[0], (int32_t)(as_bits(to_f32(a[k * a_k + x])) & 0x7fffffffu));
+  }
+  int32_t most = 0;
+  for (int l = 0; l < W; ++l) most = std::max(most, worst[l]);
+  return most < 0x7f800000;
+}
 template <class B>
 static bool all_finite(const B* b, long b_n, long b_k, long count, long rows_n) {
   uint32_t worst = 0;
   for (long k = 0; k < count; ++k)
     for (long n = 0; n < rows_n; ++n) worst = std::max(worst, as_bits(term(b, n, b_n, k, b_k)) & 0x7fffffffu);
   return worst < 0x7f800000u;
+}
+inline bool all_finite(const float* b, long b_n, long b_k, long count, long rows_n) {
+  return b_n == 1 ? all_finite_rows(b, b_k, count, rows_n) : all_finite<float>(b, b_n, b_k, count, rows_n);
 }
 template <class A, class B, class Done>
 static void dot_skipping(const A* a, long a_k, const B* b, long b_n, long b_k, long count, long rows_n, int vectors, Done done) {
@@ -548,13 +563,6 @@ static void dot_skipping(const A* a, long a_k, const B* b, long b_n, long b_k, l
 }
 
 // The same for a dot whose weights are b, read in natural order, with a's rows in memory.
-template <class A>
-static bool all_finite_rows(const A* a, long a_k, long count, long width) {
-  bool finite = true;
-  for (long k = 0; k < count; ++k)
-    for (long x = 0; x < width; ++x) finite &= __builtin_fabsf(to_f32(a[k * a_k + x])) < INF;
-  return finite;
-}
 template <class A, class B, class Done>
 static void stream_skipping(const A* a, long a_k, const B* b, long b_n, long count, int rows_n, int vectors, Done done) {
   for (int m = 0; m < vectors; ++m)

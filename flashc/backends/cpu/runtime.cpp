@@ -62,9 +62,9 @@ struct Work {  // one parallel region
   const Call* call = nullptr;
   long bytes = 0;
   int threads = 1;
-  std::atomic<long> next{0};
   Crew crew = nullptr;  // instead of tasks: every thread runs it once, all at the same time
   char* kept = nullptr;
+  alignas(64) std::atomic<long> next{0};  // what changes has cache lines of its own
   alignas(64) long arrivals = 0;
 
   void run(int members) {
