@@ -50,6 +50,7 @@ def cases() -> Iterator[tuple[str, dict[str, Any]]]:
         yield "odd shapes", attention(seq=1025, head_dim=d)
     yield "odd shapes", attention(seq=1025, bias={"shape": [1025, 1025]})
     yield "odd shapes", attention(seq=1025, mask={"shape": [1025, 1025]})
+    yield "odd shapes", attention(seq=1025, causal=True, window=[256, 0])
     for dtype in ("fp32", "bf16"):
         grouped = {"heads": {"q": 32, "kv": 8}, "seq": {"q": 1, "kv": 32768}, "head_dim": 128}
         yield f"{dtype} decode", attention(**grouped, dtype=dtype)

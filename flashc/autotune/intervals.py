@@ -36,8 +36,9 @@ class Ranges(Arithmetic[Range]):
     """Arithmetic on ranges; ``env`` gives a Range per symbol and an integer array per table."""
 
     def const(self, value: int) -> Range:
-        number = np.float64(value)
-        return Range(number, number, np.int64(abs(value))) if abs(value) < EXACT else _range(number, number, 1)
+        number: Any = np.float64(value)  # a scalar: cheaper than an array of one, and used like it
+        step: Any = np.int64(abs(value))
+        return Range(number, number, step) if abs(value) < EXACT else _range(number, number, 1)
 
     def symbol(self, name: str) -> Range:
         found: Range = self.lookup(name)

@@ -108,13 +108,16 @@ def peers(spec: AttentionSpec, tensors: Mapping[str, Any]) -> dict[str, Callable
     """
     import torch
 
-    beyond = (spec.softcap, spec.window, spec.kv_lengths, spec.score, spec.keep, spec.bias_shape and spec.mask_shape)
+    beyond = (spec.softcap, spec.kv_lengths, spec.score, spec.keep, spec.bias_shape and spec.mask_shape)
     shifted = spec.q_offset is not None or (spec.causal and spec.seq_q != spec.seq_kv)
     if any(x is not None for x in beyond) or spec.alibi or shifted or "lse" in spec.outputs:
         return {}
     extra = tensors.get("bias", tensors.get("mask"))
-    if spec.causal and extra is not None:
+    banded = spec.window is not None
+    if (spec.causal or banded) and extra is not None or banded and spec.seq_q != spec.seq_kv:
         return {}
+    if banded:
+        extra = _band(spec, tensors["q"].device)
 
     def run() -> Any:
         return torch.nn.functional.scaled_dot_product_attention(
@@ -122,7 +125,7 @@ def peers(spec: AttentionSpec, tensors: Mapping[str, Any]) -> dict[str, Callable
             tensors["k"],
             tensors["v"],
             attn_mask=extra,
-            is_causal=spec.causal,
+            is_causal=spec.causal and not banded,
             scale=spec.scale,
             enable_gqa=spec.heads_q != spec.heads_kv,
         )
@@ -139,6 +142,19 @@ def peers(spec: AttentionSpec, tensors: Mapping[str, Any]) -> dict[str, Callable
         return found
     kernels = ((kernel, backend, call) for kernel, backend in FORCED.items() for call in found.items())
     return {f"{name} {kernel}": forced(call, backend) for kernel, backend, (name, call) in kernels}
+
+
+def _band(spec: AttentionSpec, device: Any) -> Any:
+    """The pairs inside the window as a mask, which is how torch takes one."""
+    import torch
+
+    assert spec.window is not None
+    left, right = spec.window
+    ahead = torch.arange(spec.seq_kv, device=device) - torch.arange(spec.seq_q, device=device)[:, None]
+    kept = (ahead >= -left) if left >= 0 else torch.ones_like(ahead, dtype=torch.bool)
+    if spec.causal or right >= 0:
+        kept &= ahead <= (0 if spec.causal else right)
+    return kept
 
 
 def forced(run: Callable[[], Any], backend: str) -> Callable[[], Any]:
