@@ -242,8 +242,8 @@ def test_as_many_threads_run_as_are_asked_for() -> None:
     assert python("print(threads(), started(), 'torch' in sys.modules)", OMP_NUM_THREADS="1") == "1 0 False"
     assert python("print(threads(), started())", OMP_NUM_THREADS="2") == "2 1"
     assert python(narrow, OMP_NUM_THREADS="2") == "1 0"
-    code = "import torch\nfor n in (1, 2):\n    torch.set_num_threads(n)\n    print(threads(), started())"
-    assert python(code, OMP_NUM_THREADS="1") == "1 0\n2 1"
+    code = "import torch\nfor n in (1, 2):\n    torch.set_num_threads(n)\n    print(threads(), started() > 0)"
+    assert python(code, OMP_NUM_THREADS="1") == "1 False\n2 True"
 
 
 FORK = """
@@ -298,15 +298,15 @@ expected = call()  # compiles; on one thread
 torch.set_num_threads(2)
 x = torch.randn(500, 500)
 x @ x  # starts OpenMP's threads
-print(shares_openmp(), started())
+print(shares_openmp(), min(started() for _ in range(20)), np.array_equal(call(), expected))
 """
 
 
 @needs_two_cpus
-@pytest.mark.parametrize(("policy", "more"), [("active", 0), ("passive", 1)])
-def test_threads_of_openmp_work_while_they_spin(policy: str, more: int) -> None:
-    """Where they sleep between regions, a pool of our own does."""
-    assert python(SHARED, OMP_WAIT_POLICY=policy) == f"True {more}"
+@pytest.mark.parametrize("policy", ["active", "passive"])
+def test_threads_of_openmp_work_while_they_spin(policy: str) -> None:
+    """Where they sleep between regions, a pool of our own does; its thread is started once."""
+    assert python(SHARED, OMP_WAIT_POLICY=policy) == "True 0 True"
 
 
 @needs_two_cpus

@@ -242,7 +242,7 @@ def test_rows_in_one_dimension_are_padded_to_the_matrix_unit_together() -> None:
     counted = [
         sum(
             d.operations.evaluate({**env, "Tg": g, "Ti": i})
-            for d in dots(walked(placed, placed.kernels[0]), device, BACKEND.padded, Const(4))
+            for d in dots(walked(placed, placed.kernels[0]), device, BACKEND.pad, Const(4))
         )
         for g, i in ((4, 4), (16, 1), (1, 16))
     ]

@@ -61,10 +61,6 @@ class _Statements(Values):
         self.line = f"kernel {self.kernel.name}"
         self.launches()
         self.block(self.kernel.body, Scope())
-        for name, alloc in self.buffers.items():
-            self.line = headline(alloc)
-            if self.found.get(name) != alloc.value:
-                self.fail(f"no statement defines {name} so", "allocate the value that is defined, or nothing")
 
     def launches(self) -> None:
         """A kernel is one par, or one seq of pars, each of which is launched once per step."""
@@ -117,7 +113,16 @@ class _Statements(Values):
         for loop in par.loops:
             self.loop(loop, scope)
             scope = scope.inside(loop)
+        self.buffers = {}
         self.within(par, scope)
+        self.defined()
+
+    def defined(self) -> None:
+        """What a task allocates, it defines."""
+        for name, alloc in self.buffers.items():
+            self.line = headline(alloc)
+            if self.found.get(name) != alloc.value:
+                self.fail(f"no statement defines {name} so", "allocate the value that is defined, or nothing")
 
     def within(self, loop: Par | Seq, scope: Scope) -> None:
         outer, self.around = self.around, (*self.around, loop)

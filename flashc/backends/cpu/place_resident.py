@@ -13,16 +13,22 @@ from flashc.backends.cpu.place import LEVEL, PAIRED, Placement
 from flashc.errors import UnsupportedError
 from flashc.ir.analysis import sites
 from flashc.ir.intexpr import Const, IntExpr, Sym, ceil_div
-from flashc.ir.nodes import Atom, Copy, Dot, Kernel, Load, Program, Seq, Stmt, Store, View, outputs_of
+from flashc.ir.nodes import Atom, Copy, Dot, Kernel, Load, Program, Seq, Stmt, Store, Sync, View, outputs_of
 from flashc.ir.scalar import refs
 from flashc.ir.types import F32, Layout, Mode, Value
 
 
 def resident_matrices(program: Program, kernel: Kernel) -> frozenset[str]:
-    """Operands of dots that are made before a loop whose axis is none of theirs: they are the same in all its steps."""
+    """Operands of dots that are made before a loop whose axis is none of theirs: they are the same in all its steps.
+
+    Only where the other operand comes from the step before, by a view of its result or past a barrier.
+    """
+    walked = tuple(sites(program, kernel))
+    if not any(isinstance(site.stmt, View | Sync) for site in walked):
+        return frozenset()
     made: dict[str, frozenset[str]] = {}
     found: set[str] = set()
-    for site in sites(program, kernel):
+    for site in walked:
         around = frozenset(t.axis for t in site.trips if not t.parallel)
         if isinstance(site.stmt, Dot):
             dot = site.stmt
