@@ -57,6 +57,15 @@ def test_numpy_arrays_repeat_too(kernel: Any) -> None:
         assert np.allclose(kernel(*(x.numpy() for x in plain)), expected(*plain).numpy(), atol=1e-5)
 
 
+def test_a_negated_view_is_its_own_signature(kernel: Any) -> None:
+    """Contiguous like any other, but its memory holds the numbers with the other sign."""
+    q, k, v = tensors(0)
+    negated = torch._neg_view(q)
+    assert negated.is_contiguous() and negated.is_neg()
+    for x in (q, negated, q, negated):
+        assert torch.allclose(kernel(x, k, v).double(), expected(x.resolve_neg(), k, v), atol=1e-5)
+
+
 def test_a_repeat_never_skips_a_refusal(kernel: Any) -> None:
     q, k, v = tensors(0)
     with torch.no_grad():

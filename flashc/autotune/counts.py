@@ -136,9 +136,9 @@ def element_operations(k: Walked, pad: Pad, lanes: int) -> tuple[IntExpr, IntExp
 
 def _filled(value: Value | None, axes: Collection[str], lanes: int) -> int:
     """Elements that an element of an expression over ``axes`` stands for."""
-    if value is None or value.layout is None:
+    if value is None or value.layout is None or value.layout.lane_axis() in axes:
         return 1
-    return 1 if value.layout.lane_axis() in axes else lanes * (1 if value.layout.lane_axis() else ROW_WAITS)
+    return lanes if value.layout.lane_axis() else lanes * ROW_WAITS
 
 
 def _folds(k: Walked, reduce: Reduce, site: Site, lanes: int) -> IntExpr:

@@ -28,8 +28,8 @@ def signature(value: Any) -> Hashable:
     """What the checks of one array or tensor depend on. Raises AttributeError for anything else."""
     if type(value) is np.ndarray:
         return value.shape, value.strides, value.dtype, value.flags.num
-    layout = value.is_contiguous() or (value.stride(), value.is_neg())
-    return value.shape, layout, value.dtype, value.is_cpu or value.device, value.requires_grad, type(value)
+    layout, place = value.is_contiguous() or value.stride(), value.is_cpu or value.device
+    return value.shape, layout, value.dtype, place, value.requires_grad, value.is_neg(), type(value)
 
 
 def repeat_of(

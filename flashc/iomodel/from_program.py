@@ -32,61 +32,51 @@ def cascade(algorithm: Program, schedule: Program) -> Cascade:
 
     Temps weigh as much as the narrowest floating-point element of the program, however a schedule may store them.
     """
-    reader = _Reader(algorithm, region(schedule), _split_axes(algorithm), _fixed_dims(algorithm))
-    reader.optional = _optional_loops(algorithm)
-    reader.axes = {name: v[0].axes for k in algorithm.kernels for name, v in values_of(algorithm, k).items()}
-    statements = tuple(s for k in algorithm.kernels for site in sites(algorithm, k) for s in reader.read(site))
+    walked = tuple(site for kernel in algorithm.kernels for site in sites(algorithm, kernel))
+    optional = _optional_loops(algorithm, walked)
+    axes = {name: v[0].axes for k in algorithm.kernels for name, v in values_of(algorithm, k).items()}
+    reader = _Reader(algorithm, region(schedule), _split_axes(walked), _fixed_dims(walked), optional, axes)
+    statements = tuple(s for site in walked for s in reader.read(site))
     used = {r.array for s in statements for r in (s.target, *s.operands)}
     types = [*(t.dtype for t in algorithm.tensors), *(v.dtype for v in reader.values)]
     narrowest = min((d.bytes for d in types if d.kind == "float"), default=1)
     parts = [(name, t) for t in algorithm.tensors for name in reader.parts.get(t.name, (t.name,)) if name in used]
-    arrays = [Array(name, narrowest if t.role == "temp" else t.dtype.bytes, t.role) for name, t in parts]
+    arrays = [
+        Array(name, narrowest if t.role == "temp" else t.dtype.bytes, t.role, part_of=t.name if name != t.name else "")
+        for name, t in parts
+    ]
     arrays += [Array(name, narrowest, "temp") for name in reader.temps if name in used]
     known = distinct_elements(schedule)
-    if reader.optional:
+    if optional:
         known = {t.name: known[t.name] for t in algorithm.tensors if t.name in known and t.role != "in"}
     # What is captured where a mask may hide it, and tables, count nothing: that keeps compulsory traffic a bound.
     touched = tuple((name, reader.share(t, known.get(t.name, Const(0)))) for name, t in parts if t.role != "temp")
     return Cascade(algorithm.name, algorithm.sizes, tuple(arrays), statements, touched)
 
 
-def tensor_of(program: Program, array: str) -> str:
-    """The tensor that an array of the program's cascade is, or is a part of."""
-    parts = ((t.name, array.removeprefix(f"{t.name}_").replace("_", "")) for t in program.tensors)
-    return next((name for name, part in parts if part.isdigit() and name != array), array)
-
-
-def _split_axes(program: Program) -> dict[str, IntExpr]:
+def _split_axes(walked: Sequence[Site]) -> dict[str, IntExpr]:
     """Axes that some access divides, with the divisor."""
-    found: dict[str, IntExpr] = {}
-    for kernel in program.kernels:
-        for site in sites(program, kernel):
-            if isinstance(site.stmt, Load | Store):
-                for part in site.stmt.access.index:
-                    if isinstance(part, FloorDiv) and isinstance(part.num, Sym):
-                        found[part.num.name] = part.den
-    return found
+    accesses = (s.stmt.access for s in walked if isinstance(s.stmt, Load | Store))
+    parts = (part for access in accesses for part in access.index)
+    return {p.num.name: p.den for p in parts if isinstance(p, FloorDiv) and isinstance(p.num, Sym)}
 
 
-def _fixed_dims(program: Program) -> dict[str, frozenset[int]]:
+def _fixed_dims(walked: Sequence[Site]) -> dict[str, frozenset[int]]:
     """Dimensions that every access to a tensor takes at a number; of tensors that have such."""
     found: dict[str, frozenset[int]] = {}
-    for kernel in program.kernels:
-        for site in sites(program, kernel):
-            for name, index in _accesses(site.stmt):
-                fixed = frozenset(n for n, part in enumerate(index) if isinstance(part, Const))
-                found[name] = found.get(name, fixed) & fixed
+    for name, index in (access for site in walked for access in _accesses(site.stmt)):
+        fixed = frozenset(n for n, part in enumerate(index) if isinstance(part, Const))
+        found[name] = found.get(name, fixed) & fixed
     return {name: dims for name, dims in found.items() if dims}
 
 
-def _optional_loops(program: Program) -> frozenset[str]:
+def _optional_loops(program: Program, walked: Sequence[Site]) -> frozenset[str]:
     """Axes of the loops over single steps in which a table decides what is carried on."""
     found = set[str]()
-    for kernel in program.kernels:
-        for site in sites(program, kernel):
-            tables = (program.tensor(f.tensor).dtype.kind for e in expressions(site.stmt) for f in fetches(e))
-            if isinstance(site.stmt, Map) and any(kind != "float" for kind in tables):
-                found |= {t.axis for t in site.trips if not t.parallel and t.tile == Const(1)}
+    for site in walked:
+        tables = (program.tensor(f.tensor).dtype.kind for e in expressions(site.stmt) for f in fetches(e))
+        if isinstance(site.stmt, Map) and any(kind != "float" for kind in tables):
+            found |= {t.axis for t in site.trips if not t.parallel and t.tile == Const(1)}
     return frozenset(found)
 
 
@@ -105,15 +95,15 @@ class _Reader:
     kept: Region | None
     split: dict[str, IntExpr]
     fixed: dict[str, frozenset[int]]
+    optional: frozenset[str]
+    axes: dict[str, tuple[str, ...]]
     tiles: dict[str, Reference] = field(default_factory=dict)
     sums: dict[str, Reference] = field(default_factory=dict)
     temps: list[str] = field(default_factory=list)
     values: list[Value] = field(default_factory=list)
     states: dict[str, Reference] = field(default_factory=dict)
     steps: dict[str, IntExpr] = field(default_factory=dict)
-    axes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    optional: frozenset[str] = frozenset()
 
     def read(self, site: Site) -> Iterator[Statement]:
         if self.optional & {t.axis for t in site.trips}:

@@ -48,12 +48,13 @@ class Statement:
 @dataclass(frozen=True, slots=True)
 class Array:
     """``width``: bytes of one element in slow memory. ``storage``: arrays that share one are the same elements
-    (K and V as slices of a latent cache)."""
+    (K and V as slices of a latent cache). ``part_of``: the tensor of a program of which it is a fixed part."""
 
     name: str
     width: int
     role: Role
     storage: str = ""
+    part_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ from flashc.iomodel.bound import LowerBound, best
 from flashc.iomodel.bounds import certified
 from flashc.iomodel.closed_form import closed_form_terms, level_traffic
 from flashc.iomodel.compulsory import Compulsory
-from flashc.iomodel.from_program import tensor_of
 from flashc.iomodel.levels import (
     Boundary,
     LevelBound,
@@ -178,7 +177,7 @@ def _needed(case: Case) -> dict[str, float]:
     rule = next(b for b in case.bounds if isinstance(b, Compulsory))
     found: dict[str, float] = {}
     for e in (*rule.loaded, *rule.stored):
-        name = tensor_of(case.program, e.array)
+        name = case.cascade.array(e.array).part_of or e.array
         found[name] = found.get(name, 0.0) + e.bytes(case.sizes)
     return found
 

@@ -107,7 +107,7 @@ def _thread_count() -> Callable[[], int]:
     if torch is None:
         return threads
     asked, allowed = torch.get_num_threads, allowed_cores()
-    return lambda: asked() if asked() < allowed else allowed
+    return lambda: min(asked(), allowed)
 
 
 class CpuExecutable:
