@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from flashc.compiler.verify import random_inputs
 from flashc.compiler.workload import load_workload
-from flashc.ir.analysis import footprint, traffic_bytes, traffic_words, work
+from flashc.ir.analysis import footprint, sites, traffic_bytes, traffic_words, work
 from flashc.ir.interp import interpret
+from flashc.ir.nodes import Dot
+from flashc.ir.ranges import needed_end, valid_end
 from flashc.ops import registry
 
 ATTENTION = {"op": "attention", "head_dim": 16, "dtype": "fp16", "outputs": ["o", "lse"]}
@@ -79,6 +81,19 @@ def test_work_counts_what_the_kept_region_needs() -> None:
     pairs = 32 * 33 // 2
     assert done.flops.evaluate(env) == 4 * 16 * pairs
     assert done.exps.evaluate(env) == 2 * pairs + 32  # p and alpha at every step of one row, and one log for the lse
+
+
+def test_a_causal_tile_needs_no_keys_beyond_its_last_row() -> None:
+    """What is loaded is cut where the tensor ends, what is computed already where the last row does."""
+    operator, spec = _parts(ATTENTION | {"batch": 1, "heads": 1, "seq": 18, "causal": True})
+    program = next(p for p in operator.schedules(spec) if p.schedule == "q_stationary")
+    here = {**operator.sizes(spec), **dict(program.fixed), **dict.fromkeys(program.tiles, 1), "Ti": 4, "Tj": 8}
+    ends = [min(first + 4, 18) for first in range(0, 18, 4)]
+    rows = [4, 4, 4, 4, 2]
+    for end, keys in (needed_end, ends), (valid_end, [min(8 * -(-e // 8), 18) for e in ends]):
+        dot = next(s for s in sites(program, program.kernels[0], end) if isinstance(s.stmt, Dot))
+        expected = sum(r * k for r, k in zip(rows, keys, strict=True))
+        assert dot.count(("i", "j")).evaluate(here) == expected
 
 
 @pytest.mark.parametrize("stages", [1, 3])

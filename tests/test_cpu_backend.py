@@ -17,7 +17,7 @@ from cpu_programs import Array, bound, device, lowered, run, schedule, workload,
 
 import flashc
 from flashc.backends.cpu.emit import emit
-from flashc.compiler.verify import relative_error
+from flashc.compiler.verify import random_inputs, relative_error
 from flashc.hwmodels import load_device
 from flashc.ir.interp import interpret
 from flashc.ops import registry
@@ -123,6 +123,21 @@ def test_schedules_on_odd_shapes(device_name: str, schedule_name: str, dtype: st
 def test_schedules_on_odd_shapes_further(device_name: str, schedule_name: str, dtype: str) -> None:
     for lengths in LENGTHS:
         check_program(device(device_name), schedule_name, dtype, lengths)
+
+
+@x86_only
+@pytest.mark.parametrize("schedule_name", SCHEDULES)
+def test_nan_in_a_query_fills_its_row_and_no_other(schedule_name: str) -> None:
+    """The maximum passes over NaN; the sum keeps it."""
+    target = device("epyc_9654")
+    work = workload(batch=1, heads=1, seq=40, head_dim=16, causal=True, outputs=["o", "lse"], dtype="fp32")
+    program = bound(schedule(work, schedule_name), target, Ti=16, Tj=16)
+    inputs = random_inputs(registry()["attention"], work.spec, 0)
+    inputs["q"][0, 0, 21, 3] = np.nan
+    found = run(program, target, work, inputs)
+    rows = np.arange(40) == 21
+    np.testing.assert_array_equal(np.isnan(found["lse"][0, 0]), rows)
+    np.testing.assert_array_equal(np.isnan(found["o"][0, 0]), np.broadcast_to(rows[:, None], (40, 16)))
 
 
 @x86_only

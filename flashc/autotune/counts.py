@@ -27,7 +27,7 @@ from flashc.ir.nodes import (
     Store,
     outputs_of,
 )
-from flashc.ir.ranges import Scope
+from flashc.ir.ranges import Scope, needed_end, valid_end
 from flashc.ir.scalar import FUNCTIONS, Call, Coord, InDomain, Ref, Scalar, walk
 from flashc.ir.steps import tasks as launch_tasks
 from flashc.ir.types import Value
@@ -49,9 +49,10 @@ class Walked:
     values: Mapping[str, Value]
 
 
-def walked(program: Program, kernel: Kernel) -> Walked:
+def walked(program: Program, kernel: Kernel, pad: Pad) -> Walked:
     values = {name: value for name, (value, _, _) in values_of(program, kernel).items()}
-    return Walked(program, kernel, tuple(sites(program, kernel)), values)
+    end = valid_end if pad.whole else needed_end
+    return Walked(program, kernel, tuple(sites(program, kernel, end)), values)
 
 
 # -- tasks and steps

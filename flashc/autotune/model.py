@@ -103,7 +103,7 @@ class _Model:
     def time(self) -> KernelTime:
         self.style = STYLES[self.device.kind]
         self.lanes = self.device.vector.width_bits // 32
-        self.walked = counts.walked(self.program, self.kernel)
+        self.walked = counts.walked(self.program, self.kernel, self.pad)
         self.stages = imax(ONE, *(s.stages for s in _loops(self.kernel.body)))
         self.workers = workers(self.program, self.device)
         named = Names(self.kernel.name)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 
 from flashc.backends.base import Invocation
+from flashc.compiler.workspace import temporary
 from flashc.errors import ArgumentError
 from flashc.ir.analysis import expressions, sites
 from flashc.ir.interp import NUMPY
@@ -197,10 +198,19 @@ def _made(program: Program, tensor: Tensor, like: Any, sizes: Mapping[str, int],
     shape = tuple(d.evaluate(sizes) for d in tensor.dims)
     if given is not None:
         return _checked_output(f"{program.name}: output {tensor.name!r}", tensor, given, shape, like)
+    return maker(tensor, shape, like)()
+
+
+def maker(tensor: Tensor, shape: tuple[int, ...], like: Any) -> Callable[[], Any]:
+    """What makes an array of this shape for the tensor, of ``like``'s kind and on its device."""
     if is_torch(like):
         torch = sys.modules["torch"]
-        return torch.empty(shape, dtype=getattr(torch, TORCH[tensor.dtype.name]), device=like.device)
-    return np.empty(shape, NUMPY[tensor.dtype.name])
+        dtype, device, on_cpu = getattr(torch, TORCH[tensor.dtype.name]), like.device, like.is_cpu
+        make: Callable[[], Any] = partial(torch.empty, shape, dtype=dtype, device=device)
+    else:
+        dtype, on_cpu = NUMPY[tensor.dtype.name], True
+        make = partial(np.empty, shape, dtype)
+    return partial(temporary, tensor.name, shape, dtype, make) if tensor.role == "temp" and on_cpu else make
 
 
 def _checked_output(where: str, tensor: Tensor, given: Any, shape: tuple[int, ...], like: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from flashc.backends.base import Executable, Invocation, Prepared, Preparing
+from flashc.compiler.arguments import maker
 from flashc.ir.nodes import Program
 
 KEPT = 4096  # signatures of one kernel; when there are more, all are worked out anew
@@ -87,15 +88,14 @@ def _source(program: Program, name: str, call: Invocation, arguments: Sequence[A
     tensor, like = program.tensor(name), call.tensors[name]
     if tensor.role == "in":  # a default: the same at every call
         return lambda _arguments: like
-    shape, dtype = tuple(like.shape), like.dtype
-    if isinstance(like, np.ndarray):
-        return lambda _arguments: np.empty(shape, dtype)
-    torch = sys.modules["torch"]
-    empty, empty_like, device = torch.empty, torch.empty_like, like.device
-    alike = [n for n, a in enumerate(arguments) if a.shape == shape and a.dtype == dtype and a.is_contiguous()]
-    if alike:  # made in half the time
-        return lambda arguments: empty_like(arguments[alike[0]])
-    return lambda _arguments: empty(shape, dtype=dtype, device=device)
+    make = maker(tensor, tuple(like.shape), like)
+    if tensor.role == "temp" or isinstance(like, np.ndarray):
+        return lambda _arguments: make()
+    for n, argument in enumerate(arguments):
+        if argument.shape == like.shape and argument.dtype == like.dtype and argument.is_contiguous():
+            empty_like = sys.modules["torch"].empty_like  # made in half the time
+            return lambda arguments: empty_like(arguments[n])
+    return lambda _arguments: make()
 
 
 def _numpy_address(array: Any) -> int:

@@ -106,9 +106,12 @@ def _repeat(total: IntExpr, trip: Trip, along: bool, pad: Pad | None) -> IntExpr
     return total * (pad.all(trip) if pad else trip.covered)
 
 
-def sites(program: Program, kernel: Kernel) -> Iterator[Site]:
-    """Every statement of a kernel in program order, loops included, each with its context."""
-    yield from _sites(kernel.body, whole(program), ())
+End = Callable[[Seq, Scope], IntExpr]
+
+
+def sites(program: Program, kernel: Kernel, end: End = valid_end) -> Iterator[Site]:
+    """Every statement of a kernel in program order, loops included, each with its context; loops end at ``end``."""
+    yield from _sites(kernel.body, whole(program), (), end)
 
 
 def tiled_loops(program: Program) -> list[Loop]:
@@ -144,7 +147,7 @@ def part_counts(program: Program) -> dict[str, IntExpr]:
     return {t: a.extent for t in program.tiles if t not in looped for a in program.axes if t in a.extent.symbols()}
 
 
-def _sites(body: Sequence[Stmt], scope: Scope, trips: tuple[Trip, ...]) -> Iterator[Site]:
+def _sites(body: Sequence[Stmt], scope: Scope, trips: tuple[Trip, ...], end: End) -> Iterator[Site]:
     for stmt in body:
         yield Site(stmt, scope, trips)
         match stmt:
@@ -154,18 +157,18 @@ def _sites(body: Sequence[Stmt], scope: Scope, trips: tuple[Trip, ...]) -> Itera
                     extent = scope[loop.axis].extent
                     inner, trip = _enter(inner, loop.axis, loop.tile, ZERO, extent, extent, len(more), True)
                     more += (trip,)
-                yield from _sites(stmt.body, inner, more)
+                yield from _sites(stmt.body, inner, more, end)
             case Seq():
                 first, stop = part_range(stmt, scope)
-                end = valid_end(stmt, scope)
-                inner, trip = _enter(scope, stmt.loop.axis, stmt.loop.tile, first, stop, end, len(trips), False)
-                yield from _sites(stmt.body, inner, (*trips, trip))
+                last = end(stmt, scope)
+                inner, trip = _enter(scope, stmt.loop.axis, stmt.loop.tile, first, stop, last, len(trips), False)
+                yield from _sites(stmt.body, inner, (*trips, trip), end)
 
 
 def _enter(
     scope: Scope, axis: str, tile: IntExpr, first: IntExpr, stop: IntExpr, end: IntExpr, depth: int, parallel: bool
 ) -> tuple[Scope, Trip]:
-    """``end`` is where loads stop: the axis' extent or a row-free bound of the domain."""
+    """``end`` is where coordinates end: the axis' extent or a bound of the domain."""
     scalar = tile == Const(1)
     var = axis if scalar else f"{axis}_{depth}"
     count = ceil_div(imax(stop - first, ZERO) if first != ZERO else stop, tile)

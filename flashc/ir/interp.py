@@ -52,7 +52,7 @@ NUMPY: dict[str, Any] = {
     "i32": np.int32,
     "bool": np.bool_,
 }
-_REDUCE: dict[str, Callable[..., Any]] = {"max": np.max, "sum": np.sum, "min": np.min}
+_REDUCE: dict[str, Callable[..., Any]] = {"max": np.fmax.reduce, "sum": np.sum, "min": np.fmin.reduce}
 _IDENTITY = {"max": -math.inf, "sum": 0.0, "min": math.inf}
 
 

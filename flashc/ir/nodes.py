@@ -143,7 +143,7 @@ class Map:
 
 @dataclass(frozen=True, slots=True)
 class Reduce:
-    """``out = op of source along over``."""
+    """``out = op of source along over``. max and min pass over NaN, as maximumNumber of IEEE 754; a sum keeps it."""
 
     out: Value
     op: Literal["max", "sum", "min"]

@@ -58,6 +58,12 @@ def valid_end(loop: Seq, scope: Scope) -> IntExpr:
     return imin(scope[loop.loop.axis].extent, *row_free(bounds, scope))
 
 
+def needed_end(loop: Seq, scope: Scope) -> IntExpr:
+    """Beyond this no row of the tile keeps a coordinate: what executes single coordinates may stop here."""
+    bounds = loop.domain.upper if loop.domain else ()
+    return imin(scope[loop.loop.axis].extent, *(_at(b, scope, last=True) for b in bounds))
+
+
 def _tiled(bound: IntExpr, scope: Scope) -> set[str]:
     return {s for s in bound.symbols() if s in scope and not scope[s].scalar}
 

@@ -24,6 +24,15 @@ constexpr float INF = __builtin_inff();
 
 INLINE vf load(const float* p) { return *(const vf_any*)p; }
 INLINE void store(float* p, vf x) { *(vf_any*)p = x; }
+#if defined(__x86_64__)
+#if FLASHC_WIDTH == 512
+#define KEEP_IN_REGISTER(x) __asm__("" : "+v"(x))
+#else
+#define KEEP_IN_REGISTER(x) __asm__("" : "+x"(x))
+#endif
+#else
+#define KEEP_IN_REGISTER(x)
+#endif
 INLINE vf splat(float x) { return x - vf{}; }
 INLINE vi splat(int32_t x) { return x - vi{}; }
 INLINE vi lanes() { vi r; for (int l = 0; l < W; ++l) r[l] = l; return r; }
@@ -92,6 +101,8 @@ INLINE vf pick(vi c, vf a, vf b) { return c ? a : b; }
 INLINE vi pick(vi c, vi a, vi b) { return c ? a : b; }
 INLINE float pick(bool c, float a, float b) { return c ? a : b; }
 INLINE int32_t pick(bool c, int32_t a, int32_t b) { return c ? a : b; }
+INLINE vf larger(vf a, vf b) { return b > a ? b : a; }  // one instruction each; NaN in b is passed over
+INLINE vf smaller(vf a, vf b) { return b < a ? b : a; }
 INLINE vf vmax(vf a, vf b) { return (a > b) | (a != a) ? a : b; }
 INLINE vf vmin(vf a, vf b) { return (a < b) | (a != a) ? a : b; }
 INLINE vi vmax(vi a, vi b) { return a > b ? a : b; }
@@ -172,12 +183,23 @@ INLINE vf vlog2(vf x) {
   return (x < 0.0f) | (x != x) ? splat(__builtin_nanf("")) : r;
 }
 INLINE vf vlog(vf x) { return vlog2(x) * 0.69314718f; }
-INLINE vf vtanh(vf x) {  // odd series near 0, where 1 - 2/(e^2x + 1) would cancel
-  vf a = vabs(x), x2 = x * x;
-  vf near = x * (1.0f + x2 * (-0.33333333f + x2 * (0.13333333f + x2 * (-0.053968254f + x2 * (0.021869488f - x2 * 0.0088632355f)))));
-  vf far = 1.0f - 2.0f / (vexp2(a * 2.88539008f) + 1.0f);
-  far = (vf)((vi)far | ((vi)x & (vi)((vi){} + (int32_t)0x80000000)));
-  return a < 0.35f ? near : far;
+// tanh x = (2^y - 1) / (2^y + 1), y = 2 x log2 e. 2^y - 1 is 2^n p + (2^n - 1), with p = 2^f - 1 as f times a degree-5
+// minimax polynomial (relative error 1.1e-8): near 0, n is 0 and nothing cancels.
+INLINE vf vtanh(vf x) {
+  vf most = splat(20.0f), least = splat(-20.0f);
+  KEEP_IN_REGISTER(most);  // or GCC compares with a constant and blends
+  KEEP_IN_REGISTER(least);
+  vf y = smaller(larger(x, least), most);
+  vf z = y * 2.88539008f + MAGIC, f = y * 2.88539008f - (z - MAGIC);
+  vf q = splat(1.540351197e-4f);
+  q = q * f + 1.339073559e-3f;
+  q = q * f + 9.618237497e-3f;
+  q = q * f + 5.550357434e-2f;
+  q = q * f + 2.402264979e-1f;
+  q = q * f + 6.931471879e-1f;
+  vf scale = as_float((as_bits(z) << 23) + 0x3f800000u);
+  vf less = f * q * scale - (1.0f - scale);  // keeps the sign of 0
+  return less / (less + 2.0f);
 }
 #define SCALAR_OF(f) INLINE float f(float x) { return f(splat(x))[0]; }
 SCALAR_OF(vexp2) SCALAR_OF(vlog2) SCALAR_OF(vexp) SCALAR_OF(vlog) SCALAR_OF(vtanh)
@@ -271,20 +293,14 @@ INLINE vf combined(const vf (&part)[UNROLL], Combine combine) {
 
 // ---- atoms: one register block of a dot, MR vectors of the lane axis x NR broadcast rows ----
 // acc[n][m] += sum over k of a[k][m-th vector] * b[n][k].  a_k: elements between consecutive k of a.
-#if defined(__x86_64__)
-#if FLASHC_WIDTH == 512
-#define KEEP_IN_REGISTER(x) __asm__("" : "+v"(x))
-#else
-#define KEEP_IN_REGISTER(x) __asm__("" : "+x"(x))
-#endif
-#else
-#define KEEP_IN_REGISTER(x)
-#endif
 
 // The cache line of p[row + x] on its way to the second cache (to the first, fetching ahead was slower than not at all on
 // Zen 4), where x starts one: vectors of less than a line come in turn.
 template <class T> INLINE void fetch_line(const T* p, long row, int x) {
   if (x * sizeof(T) % 64 == 0) __builtin_prefetch(p + row + x, 0, 2);
+}
+template <class T> INLINE void fetch_soon(const T* p, long row, int x) {  // to the first cache: read within a microsecond
+  if (x * sizeof(T) % 64 == 0) __builtin_prefetch(p + row + x, 0, 3);
 }
 
 struct fma_f32 {
@@ -387,12 +403,25 @@ struct stream_bf16 {
 };
 #endif
 
+// A `done` that reads memory, and what fetches this for one vector while the block before it is multiplied.
+template <class Done, class Fetch> struct Fetching : Done {
+  Fetch fetch;
+};
+template <class Done, class Fetch> INLINE Fetching<Done, Fetch> fetching(Done done, Fetch fetch) { return {done, fetch}; }
+template <int MR, int NR, class Done> INLINE void fetch_block(const Done&, long, int) {}
+template <int MR, int NR, class Done, class Fetch> INLINE void fetch_block(const Fetching<Done, Fetch>& of, long n, int m) {
+  for (int r = 0; r < NR; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < MR; ++v) of.fetch(n + r, m + v);
+}
+
 // A tile of the output: panels of MR vectors x rows, in blocks of NR and then halves of it for the rest.
 // `done(n, m, value)` receives each finished vector: row n, m-th vector of the tile.
 template <class Atom, int MR, int NR, class A, class B, class Done>
 INLINE void rows(const A* a, long a_k, const B* b, long b_n, long b_k, long count, long n, long rows_n, int m0, Done done) {
   for (; n + NR <= rows_n; n += NR) {
     vf acc[NR][MR] = {};
+    fetch_block<MR, NR>(done, n, m0);
     Atom::template block<MR, NR>(acc, a, a_k, b + n * b_n, b_n, b_k, count);
 #pragma GCC unroll 32
     for (int r = 0; r < NR; ++r)

@@ -20,8 +20,8 @@ from flashc.backends.cpu.sweep import emit_sweep, expression
 from flashc.errors import IRError, UnsupportedError
 from flashc.ir.intexpr import Const, Sym
 from flashc.ir.nodes import Copy, Dot, Load, Map, Reduce, Seq, Stmt, Store, View, outputs_of
-from flashc.ir.ranges import Scope, Span, part_range, valid_end
-from flashc.ir.scalar import Lit, Ref, Scalar
+from flashc.ir.ranges import Scope, Span, needed_end, part_range
+from flashc.ir.scalar import Lit, Ref, Scalar, refs
 from flashc.ir.types import Value
 
 
@@ -84,10 +84,16 @@ def _dot(p: Printer, stmt: Dot, scope: Scope) -> None:
     init = ""
     if stmt.init is not None:
         init = expression(p, stmt.init, scope, {atom.lane: "m", row: "n"}) + " + "
+    far = _read_once(p, stmt, {atom.lane, row})
     p.open("")
-    p.open(f"const auto {stmt.out.name}_done = [&](long n, int m, vf x)")
+    p.open(f"const auto {stmt.out.name}_{'made' if far else 'done'} = [&](long n, int m, vf x)")
     p.line(f"store({out.pointer} + n * {out.strides[row]} + m * W, {init}x);")
     p.close("};")
+    if far:
+        p.open(f"const auto {stmt.out.name}_done = fetching({stmt.out.name}_made, [&](long n, int m) INLINE_LAMBDA")
+        for place in far:
+            p.line(f"fetch_soon({place.pointer}, n * {place.strides[row]}, m * W);")
+        p.close("});")
     panel = panels(p.values[lanes])
     tile = f"dot_tile<{atom.unit}, {int_text(atom.m)}, {int_text(atom.n)}>"
     fast = f"{tile}({operands}{f', {panel.stride}' if panel else ''});"
@@ -99,6 +105,12 @@ def _dot(p: Printer, stmt: Dot, scope: Scope) -> None:
     else:
         p.line(fast)
     p.close()
+
+
+def _read_once(p: Printer, dot: Dot, axes: set[str]) -> list[Place]:
+    """What the initial value of the dot reads from memory, each element once."""
+    names = sorted(refs(dot.init)) if dot.init is not None else []
+    return [p.places[n] for n in names if p.values[n].level == "memory" and axes <= set(p.places[n].strides)]
 
 
 def _view(p: Printer, view: View) -> None:
@@ -141,7 +153,7 @@ def _seq(p: Printer, seq: Seq, scope: Scope) -> None:
     p.counts[axis] = int_text(tile)
     p.partial.discard(axis)
     if seq.part != "full":
-        p.line(f"const long {axis}_n = std::min<long>({int_text(tile)}, {int_text(valid_end(seq, scope))} - {start});")
+        p.line(f"const long {axis}_n = std::min<long>({int_text(tile)}, {int_text(needed_end(seq, scope))} - {start});")
         p.counts[axis] = f"{axis}_n"
         p.partial.add(axis)
     if tile == Const(1):

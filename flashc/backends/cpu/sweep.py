@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 IDENTITY = {"max": "-INF", "sum": "0.0f", "min": "INF"}
 PART = "[[maybe_unused]] int part"
-COMBINE = {"max": "vmax", "sum": "add", "min": "vmin"}
+COMBINE = {"max": "larger", "sum": "add", "min": "smaller"}
 
 
 class Sweep:
