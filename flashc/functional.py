@@ -47,8 +47,7 @@ def attention(
     key = _key(arrays, causal, q_offset, window, score, keep, scale, softcap, return_lse, device) if alone else None
     repeat = _repeats.get(key)
     if repeat is not None:
-        results = repeat(arrays)
-        return results if return_lse else results[0]
+        return repeat(arrays)
     shape = _shapes(q, k, v)
     reach = _reach(window)
     document, inputs = _document(

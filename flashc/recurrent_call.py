@@ -94,7 +94,8 @@ def run(layer: Layer, op: str, outputs: tuple[str, ...], arrays: Mapping[str, An
         key = None
     repeat = _repeats.get(key)
     if repeat is not None:
-        return dict(zip(gives, repeat(values), strict=True))
+        results = repeat(values)
+        return dict(zip(gives, results if len(gives) > 1 else (results,), strict=True))
     sizes = dict(zip("BTND", layer.shape, strict=True))
     params = {} if layer.clip is None else {"clip": layer.clip}
     given = dict(zip(takes, values, strict=True))

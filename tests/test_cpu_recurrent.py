@@ -130,16 +130,16 @@ def test_any_number_of_threads_gives_the_same(count: int, monkeypatch: pytest.Mo
     work, target, programs = _programs()
     inputs = random_inputs(registry()["recurrent"], work.spec, 0)
     for program in programs:
-        monkeypatch.setattr(cpu_run, "_thread_count", lambda: lambda: 1)
+        monkeypatch.setattr(cpu_run, "_thread_count", lambda: (lambda: 1, 1))
         alone = run(program, target, work, inputs)
-        monkeypatch.setattr(cpu_run, "_thread_count", lambda: lambda: count)
+        monkeypatch.setattr(cpu_run, "_thread_count", lambda: (lambda: count, count))
         found = run(program, target, work, inputs)
         np.testing.assert_array_equal(found["y"], alone["y"])
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_waits_for_threads_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_run, "_thread_count", lambda: lambda: 2)
+    monkeypatch.setattr(cpu_run, "_thread_count", lambda: (lambda: 2, 2))
     work, target, (program, _) = _programs()
     inputs = random_inputs(registry()["recurrent"], work.spec, 0)
     expected = run(program, target, work, inputs)["y"]

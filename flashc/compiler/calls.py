@@ -19,18 +19,19 @@ from flashc.ir.nodes import Program
 
 KEPT = 4096  # signatures of one kernel; when there are more, all are worked out anew
 
-Repeat = Callable[[Sequence[Any]], tuple[Any, ...]]
-"""A call by addresses: the results, from other arguments of the same signatures."""
+Repeat = Callable[[Sequence[Any]], Any]
+"""A call by addresses: from other arguments of the same signatures the result, or a tuple of several."""
 Source = Callable[[Sequence[Any]], Any]
-Pick = Callable[[Sequence[Any]], tuple[Any, ...]]
+Pick = Callable[[Sequence[Any]], Any]
 
 
 def signature(value: Any) -> Hashable:
     """What the checks of one array or tensor depend on. Raises AttributeError for anything else."""
-    if type(value) is np.ndarray:
+    kind = type(value)
+    if kind is np.ndarray:
         return value.shape, value.strides, value.dtype, value.flags.num
     layout, place = value.is_contiguous() or value.stride(), value.is_cpu or value.device
-    return value.shape, layout, value.dtype, place, value.requires_grad, value.is_neg(), type(value)
+    return value.shape, layout, value.dtype, place, value.requires_grad, value.is_neg(), kind
 
 
 def repeat_of(
@@ -48,40 +49,34 @@ def repeat_of(
     return _repeat(
         executable.prepare(call),
         tuple(_source(program, name, call, arguments) for name in others),
-        _picking([position[t.name] for t in program.tensors]),
-        _picking([position[t.name] for t in program.tensors if t.role == "out"]),
+        [position[t.name] for t in program.tensors],
+        itemgetter(*(position[t.name] for t in program.tensors if t.role == "out")),
         _numpy_address if kind is np.ndarray else kind.data_ptr,
     )
 
 
 def _repeat(
-    prepared: Prepared, made: Sequence[Source], order: Pick, outputs: Pick, address: Callable[[Any], int]
+    prepared: Prepared, made: Sequence[Source], order: Sequence[int], outputs: Pick, address: Callable[[Any], int]
 ) -> Repeat:
-    """``made``: the tensors that are not arguments, from the arguments. Of the arguments and those made ``order`` takes
-    the program's tensors, ``outputs`` the results."""
+    """``made``: the tensors that are not arguments, from the arguments. ``order``: positions of the program's tensors among
+    the arguments and those made, of which ``outputs`` takes the results."""
+    in_order = itemgetter(*order)
 
-    def repeat(arguments: Sequence[Any]) -> tuple[Any, ...]:
+    def repeat(arguments: Sequence[Any]) -> Any:
         tensors = (*arguments, *[make(arguments) for make in made])
-        prepared(map(address, order(tensors)))
+        prepared(map(address, in_order(tensors)))
         return outputs(tensors)
 
-    if len(made) != 1:
+    if len(made) != 1 or list(order) != sorted(order):
         return repeat
     only = made[0]
 
-    def repeat_with_one(arguments: Sequence[Any]) -> tuple[Any, ...]:
+    def repeat_with_one(arguments: Sequence[Any]) -> Any:
         tensors = (*arguments, only(arguments))
-        prepared(map(address, order(tensors)))
+        prepared(map(address, tensors))
         return outputs(tensors)
 
     return repeat_with_one
-
-
-def _picking(positions: Sequence[int]) -> Pick:
-    if len(positions) > 1:
-        return itemgetter(*positions)
-    (only,) = positions
-    return lambda values: (values[only],)
 
 
 def _source(program: Program, name: str, call: Invocation, arguments: Sequence[Any]) -> Source:

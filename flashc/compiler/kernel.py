@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 from flashc import backends
@@ -101,8 +102,7 @@ class Kernel:
         except AttributeError:  # a list, a number: converted, or refused with its name
             key = None
         repeat = self._repeats.get(key)
-        results = repeat(values) if repeat else self._first_call(key, args, named, out)
-        return results[0] if len(results) == 1 else results
+        return repeat(values) if repeat else self._first_call(key, args, named, out)
 
     def _named(self, args: tuple[Any, ...], named: dict[str, Any], out: Any) -> tuple[tuple[str, ...], tuple[Any, ...]]:
         """Names and values of all arguments, the positional ones first."""
@@ -112,7 +112,7 @@ class Kernel:
         given_out = {outputs[0]: out} if out is not None else {}
         return (*inputs[: len(args)], *named, *given_out), (*args, *named.values(), *given_out.values())
 
-    def _first_call(self, key: Any, args: tuple[Any, ...], named: dict[str, Any], out: Any) -> tuple[Any, ...]:
+    def _first_call(self, key: Any, args: tuple[Any, ...], named: dict[str, Any], out: Any) -> Any:
         names, values = self._named(args, named, out)
         given = dict(zip(names, values, strict=True))
         if len(given) < len(names):
@@ -126,7 +126,7 @@ class Kernel:
         self.executable(call)
         if key is not None:
             self._repeats.keep(key, repeat_of(self.executable, self.program, call, names, values))
-        return tuple(call.tensors[n] for n in outputs)
+        return itemgetter(*outputs)(call.tensors)
 
 
 def compile(workload: Any, *, device: str = "native", backend: str | None = None) -> Kernel:  # noqa: A001 - the public name

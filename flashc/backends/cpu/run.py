@@ -101,13 +101,10 @@ def threads() -> int:
     return max(1, min(allowed_cores(), int(wanted))) if wanted.isdigit() else allowed_cores()
 
 
-def _thread_count() -> Callable[[], int]:
-    """``threads``, faster where torch is imported already."""
+def _thread_count() -> tuple[Callable[[], int], int]:
+    """What says how many threads a call has, and the most it may have: ``threads``, faster where torch is imported."""
     torch = sys.modules.get("torch")
-    if torch is None:
-        return threads
-    asked, allowed = torch.get_num_threads, allowed_cores()
-    return lambda: min(asked(), allowed)
+    return (torch.get_num_threads if torch else threads), allowed_cores()
 
 
 class CpuExecutable:
@@ -136,11 +133,12 @@ class CpuExecutable:
 
 
 def _prepared(run: Callable[..., None], pack: Callable[..., bytes], fixed: _Call, kept: Sequence[Any]) -> Prepared:
-    at, count = ctypes.addressof(fixed), _thread_count()
+    at, (asked, most) = ctypes.addressof(fixed), _thread_count()
     shares_openmp()
 
     def call(addresses: Iterable[int], _alive: Any = (fixed, kept)) -> None:
-        run(pack(at, count(), *addresses))
+        wanted = asked()
+        run(pack(at, wanted if wanted < most else most, *addresses))
 
     return call
 
