@@ -58,8 +58,8 @@ def repeat_of(
 def _repeat(
     prepared: Prepared, made: Sequence[Source], order: Sequence[int], outputs: Pick, address: Callable[[Any], int]
 ) -> Repeat:
-    """``made``: the tensors that are not arguments, from the arguments. ``order``: positions of the program's tensors among
-    the arguments and those made, of which ``outputs`` takes the results."""
+    """``made``: the tensors that are not arguments, from the arguments. ``order``: where the program's tensors
+    are among the arguments and those made, of which ``outputs`` takes the results."""
     in_order = itemgetter(*order)
 
     def repeat(arguments: Sequence[Any]) -> Any:
