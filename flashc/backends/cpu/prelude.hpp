@@ -133,7 +133,7 @@ INLINE int32_t vint(float x) { return (int32_t)x; }
 // 2^x: x = n + f with |f| <= 1/2, 2^f by the degree-5 minimax polynomial among those that are exactly 1 at 0
 // (relative error 9.3e-8, fitted by iteratively reweighted least squares), n added to the exponent. 2^0 must be 1:
 // an online softmax multiplies its state by it at every step that leaves the maximum where it was.
-// Below -126 the result is 0, above 128 it is inf; NaN stays NaN, whatever its payload.
+// Below -126 the result is 0 or, on AVX-512, subnormal; above 128 it is inf; NaN stays NaN, whatever its payload.
 constexpr float MAGIC = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low mantissa bits
 INLINE vf exp2_fraction(vf f) {
   vf p = splat(1.326951897e-3f);
@@ -149,10 +149,9 @@ INLINE vf exp2_parts(vf n_magic, vf f, vf x) {
   return x < 128.0f ? r : x + INF;
 }
 #if defined(__AVX512F__) && FLASHC_WIDTH == 512
-INLINE vf vexp2(vf x) {  // rounding and scaling in one instruction each
-  __m512 high = _mm512_min_ps(_mm512_set1_ps(200.0f), (__m512)x), n = _mm512_roundscale_ps(high, 0);
-  __mmask16 kept = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
-  return (vf)_mm512_maskz_scalef_ps(kept, (__m512)exp2_fraction((vf)high - (vf)n), n);
+INLINE vf vexp2(vf x) {  // rounding and scaling in one instruction each; scalef(NaN, -inf) is 0 and scalef(NaN, inf) is inf
+  __m512 n = _mm512_roundscale_ps((__m512)x, 0);
+  return (vf)_mm512_scalef_ps((__m512)exp2_fraction(x - (vf)n), n);
 }
 #else
 INLINE vf vexp2(vf x) {
