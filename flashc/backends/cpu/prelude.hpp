@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <type_traits>
 #include <sched.h>
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(__F16C__)
 #include <immintrin.h>
 #endif
 
@@ -208,10 +208,18 @@ typedef uint16_t vh __attribute__((vector_size(FLASHC_WIDTH / 16)));
 typedef uint16_t vh_any __attribute__((vector_size(FLASHC_WIDTH / 16), aligned(2), may_alias));
 INLINE vf load_vector(const float* p) { return load(p); }
 INLINE vf load_vector(const bf16* p) { return as_float(__builtin_convertvector(*(const vh_any*)p, vu) << 16); }
+#if defined(__AVX512F__) && FLASHC_WIDTH == 512
+INLINE vf load_vector(const f16* p) { return (vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
+INLINE void store_vector(f16* p, vf x) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT)); }
+#elif defined(__F16C__) && FLASHC_WIDTH == 256
+INLINE vf load_vector(const f16* p) { return (vf)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
+INLINE void store_vector(f16* p, vf x) { _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT)); }
+#else
 INLINE vf load_vector(const f16* p) { vf r; for (int l = 0; l < W; ++l) r[l] = to_f32(p[l]); return r; }
+INLINE void store_vector(f16* p, vf x) { for (int l = 0; l < W; ++l) p[l] = from_f32<f16>(x[l]); }
+#endif
 INLINE void store_vector(float* p, vf x) { store(p, x); }
 INLINE void store_vector(bf16* p, vf x) { *(vh_any*)p = __builtin_convertvector(round_bf16(x) >> 16, vh); }
-INLINE void store_vector(f16* p, vf x) { for (int l = 0; l < W; ++l) p[l] = from_f32<f16>(x[l]); }
 INLINE float load_one(const float* p) { return *p; }
 template <class T> INLINE float load_one(const T* p) { return to_f32(*p); }
 INLINE void store_one(float* p, float x) { *p = x; }
