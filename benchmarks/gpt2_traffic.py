@@ -14,7 +14,8 @@ from typing import Any
 
 from flashc.compiler.workload import load_workload
 from flashc.hwmodels import load_device
-from flashc.ir.analysis import footprint, tensor_bytes, traffic_words, transfers
+from flashc.ir.analysis import tensor_bytes, traffic_words, transfers
+from flashc.ir.footprint import footprint
 from flashc.ir.intexpr import Sym
 from flashc.ir.nodes import Kernel, Par, Program, Stmt
 from flashc.ir.scalar import Lit, Ref, Scalar

@@ -18,7 +18,7 @@ from flashc.backends.triton.resources import min_live, shared_bytes
 from flashc.compiler.tune import environment, space
 from flashc.compiler.workload import load_workload
 from flashc.hwmodels import Device, load_device
-from flashc.ir.analysis import footprint
+from flashc.ir.footprint import footprint
 from flashc.ir.nodes import Program
 from flashc.ir.rewrite import with_sizes
 from flashc.ops import registry

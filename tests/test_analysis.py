@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from flashc.compiler.verify import random_inputs
 from flashc.compiler.workload import load_workload
-from flashc.ir.analysis import footprint, sites, traffic_bytes, traffic_words, work
+from flashc.ir.analysis import sites, traffic_bytes, traffic_words, work
+from flashc.ir.footprint import footprint
 from flashc.ir.interp import interpret
 from flashc.ir.nodes import Dot
 from flashc.ir.ranges import needed_end, valid_end

@@ -19,7 +19,8 @@ from flashc.compiler.verify import EPSILON, ULPS, random_inputs, relative_error,
 from flashc.compiler.workload import load_workload
 from flashc.errors import UnsupportedError
 from flashc.hwmodels import load_device
-from flashc.ir.analysis import footprint, traffic_bytes, traffic_words, work
+from flashc.ir.analysis import traffic_bytes, traffic_words, work
+from flashc.ir.footprint import footprint
 from flashc.ir.interp import NUMPY, interpret
 from flashc.ir.nodes import Program
 from flashc.ir.verify import verify as well_formed

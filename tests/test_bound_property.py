@@ -20,7 +20,8 @@ from flashc.iomodel.closed_form import level_traffic
 from flashc.iomodel.from_program import cascade
 from flashc.iomodel.simulate import Cache, Counts, Explicit, belady, explicit, lru
 from flashc.iomodel.trace import trace
-from flashc.ir.analysis import SLOW, footprint, tiled_loops, work
+from flashc.ir.analysis import SLOW, tiled_loops, work
+from flashc.ir.footprint import footprint
 from flashc.ir.intexpr import imax
 from flashc.ir.nodes import Program
 from flashc.ops import Operator, registry

@@ -13,7 +13,8 @@ from flashc.hwmodels import load_device
 from flashc.iomodel.bound import best
 from flashc.iomodel.bounds import fast_memory_bytes, lower_bounds
 from flashc.iomodel.from_program import cascade
-from flashc.ir.analysis import footprint, traffic_bytes
+from flashc.ir.analysis import traffic_bytes
+from flashc.ir.footprint import footprint
 from flashc.ops import registry
 
 WORKLOADS = sorted((Path(__file__).parent.parent / "examples").glob("*.yaml"))

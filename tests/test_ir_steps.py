@@ -10,7 +10,8 @@ from flashc.autotune.model import model_time
 from flashc.compiler.tune import persistence_limits
 from flashc.errors import IRError, UnsupportedError
 from flashc.hwmodels import load_device
-from flashc.ir.analysis import Pad, footprint, transfers
+from flashc.ir.analysis import Pad, transfers
+from flashc.ir.footprint import footprint
 from flashc.ir.interp import interpret
 from flashc.ir.nodes import GRID, Program, Sync, persistent
 from flashc.ir.parser import parse_program

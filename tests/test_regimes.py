@@ -14,7 +14,8 @@ from flashc.autotune import Constraint, Problem, Variable, solve
 from flashc.compiler.tune import Tuning, tune
 from flashc.compiler.workload import load_workload
 from flashc.hwmodels import load_device
-from flashc.ir.analysis import footprint, traffic_words
+from flashc.ir.analysis import traffic_words
+from flashc.ir.footprint import footprint
 from flashc.ir.intexpr import Const
 from flashc.ir.rewrite import with_sizes
 from flashc.ops import registry

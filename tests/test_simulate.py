@@ -18,7 +18,8 @@ from flashc.iomodel.closed_form import level_traffic
 from flashc.iomodel.segments import FREE, READ, WRITE
 from flashc.iomodel.simulate import Cache, belady, explicit, lru
 from flashc.iomodel.trace import Trace, trace
-from flashc.ir.analysis import SLOW, footprint
+from flashc.ir.analysis import SLOW
+from flashc.ir.footprint import footprint
 from flashc.ir.interp import interpret
 from flashc.ir.nodes import Program
 from flashc.ops import registry

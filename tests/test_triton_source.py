@@ -217,7 +217,7 @@ def test_domains_are_powers_of_two_that_the_extents_need() -> None:
 
 
 def test_placement_puts_dot_operands_in_shared_memory() -> None:
-    from flashc.ir.analysis import values_of
+    from flashc.ir.footprint import values_of
 
     placed = BACKEND.place(programs(ATTENTION)[0], A100)
     levels = {name: value.level for name, (value, _, _) in values_of(placed, placed.kernels[0]).items()}

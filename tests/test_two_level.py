@@ -15,7 +15,8 @@ from flashc.errors import ConstraintError
 from flashc.iomodel.attention import attention_bounds
 from flashc.iomodel.bound import best
 from flashc.iomodel.from_program import cascade
-from flashc.ir.analysis import footprint, traffic_words
+from flashc.ir.analysis import traffic_words
+from flashc.ir.footprint import footprint
 from flashc.ir.nodes import Program
 from flashc.ops import registry
 

@@ -15,7 +15,8 @@ from flashc.autotune.problem import Constraint
 from flashc.backends.base import Built, Executable, Invocation, KernelResources
 from flashc.errors import UnsupportedError
 from flashc.hwmodels import Device
-from flashc.ir.analysis import Pad, footprint, sites
+from flashc.ir.analysis import Pad, sites
+from flashc.ir.footprint import footprint
 from flashc.ir.intexpr import Const
 from flashc.ir.nodes import (
     Access,

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 from flashc.autotune.rates import ZERO, matrix_unit, total
 from flashc.hwmodels.model import Device, MatrixUnit
-from flashc.ir.analysis import Pad, Site, expressions, sites, tensor_bytes, tile_elements, transfers, values_of
+from flashc.ir.analysis import Pad, Site, expressions, sites, tensor_bytes, transfers
+from flashc.ir.footprint import tile_elements, values_of
 from flashc.ir.intexpr import Const, IntExpr, Sym, ceil_div, imax, imin
 from flashc.ir.nodes import (
     Access,

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from flashc.hwmodels.model import Device, Occupancy
-from flashc.ir.analysis import Pad, footprint
+from flashc.ir.analysis import Pad
+from flashc.ir.footprint import footprint
 from flashc.ir.intexpr import Const, IntExpr, Sym, ceil_div, imax, imin
 from flashc.ir.nodes import Kernel, Program
 

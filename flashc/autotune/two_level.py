@@ -19,7 +19,8 @@ from typing import Any, Literal
 from flashc.autotune.problem import Constraint, Problem, Variable
 from flashc.autotune.solve import solve
 from flashc.errors import ConstraintError
-from flashc.ir.analysis import footprint, tiled_loops, traffic_bytes, traffic_words
+from flashc.ir.analysis import tiled_loops, traffic_bytes, traffic_words
+from flashc.ir.footprint import footprint
 from flashc.ir.intexpr import Const, IntExpr, Sum, imin
 from flashc.ir.nodes import Dot, Kernel, Load, Loop, Par, Program, Reduce, Seq, Stmt, Store, outputs_of, persistent
 from flashc.ir.rewrite import rewrite_body, with_sizes

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from flashc.compiler.tune import Choice, Tuning, environment
-from flashc.ir.analysis import sites, values_of
+from flashc.ir.analysis import sites
+from flashc.ir.footprint import values_of
 from flashc.ir.nodes import Dot, Kernel, Loop, Par, Program, Seq
 from flashc.ops import registry
 

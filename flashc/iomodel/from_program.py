@@ -18,7 +18,8 @@ from dataclasses import dataclass, field, replace
 
 from flashc.iomodel.regions import Region, distinct_elements, region
 from flashc.iomodel.statements import Array, Cascade, Index, Reference, Statement, Update
-from flashc.ir.analysis import Site, expressions, sites, values_of
+from flashc.ir.analysis import Site, expressions, sites
+from flashc.ir.footprint import values_of
 from flashc.ir.intexpr import Const, FloorDiv, IntExpr, Sym, imax, imin
 from flashc.ir.nodes import Dot, Load, Map, Program, Reduce, Seq, Stmt, Store, View
 from flashc.ir.scalar import Coord, Fetch, Lit, Scalar, fetches, refs

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from flashc.ir.analysis import operands, replaced_in_place, uses
+from flashc.ir.analysis import operands, uses
+from flashc.ir.footprint import replaced_in_place
 from flashc.ir.intexpr import Const, IntExpr
 from flashc.ir.nodes import Copy, Dot, Load, Par, Seq, Stmt, outputs_of
 from flashc.ir.scalar import refs

@@ -23,7 +23,8 @@ from flashc.iomodel.segments import (
     single,
     spread,
 )
-from flashc.ir.analysis import Site, replaced_in_place, sites, tiled_in, values_of
+from flashc.ir.analysis import Site, sites, tiled_in
+from flashc.ir.footprint import replaced_in_place, values_of
 from flashc.ir.intexpr import IntExpr, Sym
 from flashc.ir.nodes import Access, Alloc, Dot, Kernel, Load, Loop, Program, Seq, Stmt, outputs_of, tiled_axis
 from flashc.ir.ranges import Scope, enter

@@ -14,7 +14,8 @@ from flashc.iomodel.bounds import for_workers, lower_bounds
 from flashc.iomodel.from_program import cascade
 from flashc.iomodel.levels import Boundary, core_boundary
 from flashc.iomodel.statements import Cascade
-from flashc.ir.analysis import Site, sites, values_of
+from flashc.ir.analysis import Site, sites
+from flashc.ir.footprint import values_of
 from flashc.ir.intexpr import Const
 from flashc.ir.nodes import Dot, Program
 from flashc.ops import Operator, registry

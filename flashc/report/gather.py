@@ -23,7 +23,8 @@ from flashc.iomodel.levels import (
 )
 from flashc.iomodel.named_sums import named_sums
 from flashc.iomodel.passes import passes, program_passes
-from flashc.ir.analysis import sites, values_of
+from flashc.ir.analysis import sites
+from flashc.ir.footprint import values_of
 from flashc.ir.nodes import Dot, Program
 from flashc.report import sentences
 from flashc.report.case import Case, needs_once

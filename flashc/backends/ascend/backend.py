@@ -10,7 +10,8 @@ from flashc.backends.ascend.place import LEFT, RIGHT, VECTOR, memories, place
 from flashc.backends.base import Built, Executable, matrix_dots, part_domains
 from flashc.errors import UnsupportedError
 from flashc.hwmodels.model import Device
-from flashc.ir.analysis import Pad, Site, footprint, sites, tiled_loops, values_of
+from flashc.ir.analysis import Pad, Site, sites, tiled_loops
+from flashc.ir.footprint import footprint, values_of
 from flashc.ir.intexpr import Const, IntExpr, ceil_div
 from flashc.ir.nodes import Copy, Dot, Kernel, Program
 

@@ -10,7 +10,8 @@ from flashc.backends.base import Built, Executable, part_domains
 from flashc.backends.cpu import emit, lower, place, place_resident, place_rows, rowspace, run
 from flashc.errors import DeviceAbsentError
 from flashc.hwmodels.model import Device
-from flashc.ir.analysis import Pad, footprint, sites, tiled_loops
+from flashc.ir.analysis import Pad, sites, tiled_loops
+from flashc.ir.footprint import footprint
 from flashc.ir.intexpr import Const, Sym, ceil_div
 from flashc.ir.nodes import Dot, Program
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from flashc.autotune.problem import Constraint
 from flashc.errors import UnsupportedError
-from flashc.ir.analysis import sites, values_of
+from flashc.ir.analysis import sites
+from flashc.ir.footprint import values_of
 from flashc.ir.intexpr import Const, IntExpr
 from flashc.ir.nodes import Dot, Kernel, Program
 from flashc.ir.types import Value

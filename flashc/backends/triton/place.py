@@ -17,7 +17,8 @@ from flashc.backends.base import part_domains
 from flashc.backends.triton.merging import SMALLEST, merged_axes
 from flashc.errors import UnsupportedError
 from flashc.hwmodels.model import Device, MatrixUnit
-from flashc.ir.analysis import sites, tiled_loops, values_of
+from flashc.ir.analysis import sites, tiled_loops
+from flashc.ir.footprint import values_of
 from flashc.ir.intexpr import Const, IntExpr, Sym
 from flashc.ir.nodes import Atom, Carry, Copy, Dot, Kernel, Load, Map, Program, Reduce, Seq, Stmt, Store, View
 from flashc.ir.rewrite import rewrite_body, rewrite_kernels, with_sizes

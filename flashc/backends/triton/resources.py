@@ -15,7 +15,8 @@ from flashc.backends.triton.launching import step_loop
 from flashc.backends.triton.merging import dimensions, merged_axes
 from flashc.backends.triton.place import VECTOR_UNIT, padded
 from flashc.hwmodels.model import Device
-from flashc.ir.analysis import Site, expressions, live_points, operands, sites, values_of
+from flashc.ir.analysis import Site, expressions, operands, sites
+from flashc.ir.footprint import live_points, values_of
 from flashc.ir.intexpr import Const, IntExpr, Sym, ceil_div, imax, imin
 from flashc.ir.nodes import Dot, Kernel, Load, Map, Program, Reduce, Seq, Stmt, Store, outputs_of
 from flashc.ir.ranges import Scope, enter, whole
