@@ -164,6 +164,15 @@ def test_many_small_tiles_of_keys_do_not_drift(schedule_name: str) -> None:
     assert_accurate(found["lse"], naive_lse, exact_lse, "f32")
 
 
+@pytest.mark.parametrize("length", [257, 4096])
+def test_a_long_sum_in_one_tile_does_not_drift(length: int) -> None:
+    given, target = workload(op="gemm", m=16, n=64, k=length, dtype="fp32"), load_device("native")
+    inputs = {"a": normal(0, 1, 16, length), "b": normal(1, 1, length, 64)}
+    found = run(bound(schedule(given, "output_stationary"), target, Tk=length), target, given, inputs)["c"]
+    exact = inputs["a"].astype(np.float64) @ inputs["b"].astype(np.float64)
+    assert relative_error(found, exact) <= 2 * relative_error(inputs["a"] @ inputs["b"], exact)
+
+
 @pytest.mark.parametrize("mr", [1, 2, 4])
 def test_register_blocks(mr: int) -> None:
     """Every remainder of the row block, with few and many vectors."""

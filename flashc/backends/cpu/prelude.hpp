@@ -334,6 +334,27 @@ struct fma_f32 {
   }
 };
 
+// The same for long sums, PART terms at a time: what rounding adds to a sum grows with the root of the number of terms that
+// are added up one after another. Not inlined, or GCC keeps the vectors of fma_f32 in memory.
+template <long PART> struct fma_f32_parts {
+  static constexpr int depth = 1;
+  template <int MR, int NR>
+  INLINE void block(vf (&acc)[NR][MR], const float* a, long a_k, const float* b, long b_n, long b_k, long count) {
+    for (long k = 0; k < count; k += PART)
+      part<MR, NR>(acc, a + k * a_k, a_k, b + k * b_k, b_n, b_k, std::min(PART, count - k));
+  }
+  template <int MR, int NR>
+  static __attribute__((noinline)) void part(
+      vf (&acc)[NR][MR], const float* a, long a_k, const float* b, long b_n, long b_k, long count) {
+    vf sum[NR][MR] = {};
+    fma_f32::block<MR, NR>(sum, a, a_k, b, b_n, b_k, count);
+#pragma GCC unroll 32
+    for (int n = 0; n < NR; ++n)
+#pragma GCC unroll 8
+      for (int m = 0; m < MR; ++m) acc[n][m] += sum[n][m];
+  }
+};
+
 #if defined(__AVX512BF16__) && FLASHC_WIDTH == 512
 // Pairs along k: a holds 32-bit words (k, k+1) per lane, b is read as such words.
 struct dot_bf16 {
