@@ -60,13 +60,20 @@ CELLS: dict[str, tuple[Callable[[Tensors, Tensors], Tensors], str, str, str, str
 
 
 def forward(
-    cell: str, given: Tensors, *, reverse: bool = False, lengths: list[int] | None = None, clip: float | None = None
+    cell: str, given: Tensors, *, reverse: bool = False, lengths: list[int] | None = None, clip: float | None = None,
+    element: Any = None,
 ) -> tuple[Any, Tensors]:
-    """y and the last states; ``given`` as the operator takes it, torch float64."""
+    """y and the last states; ``given`` as the operator takes it, all of one type: float64 for what is exact.
+
+    With ``element`` what products multiply, gradients of pre-activations too, and what a backward pass reads is rounded
+    to that type; sums and states are not.
+    """
     step, states, gates, recurrent, inputs = CELLS[cell]
     wx = given["wx"] if "wx" in given else torch.einsum("bti,gnui->btgnu", given["x"], given["w"])
+    wx = _rounded(wx, element)
     batch, count, _, heads, units = wx.shape
-    zero = torch.zeros(batch, heads, units, dtype=torch.float64)
+    zero = torch.zeros(batch, heads, units, dtype=wx.dtype)
+    matrices, of_step = given["r"].unbind(), wx.unbind(1)
     first = {s: given.get(f"init_{s}", zero) for s in states}
     now, ys = dict(first), [zero] * count
     for t in range(count - 1, -1, -1) if reverse else range(count):
@@ -80,13 +87,33 @@ def forward(
             if g in recurrent:
                 reset = cell == "gru_before" and g == "n"
                 operand = _clipped(torch.sigmoid(pre["r"]) * before["h"], clip) if reset else h
-                pre[g] = pre[g] + torch.einsum("nuk,bnk->bnu", given["r"][recurrent.index(g)], operand)
-            pre[g] = pre[g] + wx[:, t, inputs.index(g)] if g in inputs else pre[g]
-        new = step(pre, before)
+                product = torch.einsum("nuk,bnk->bnu", matrices[recurrent.index(g)], _rounded(operand, element))
+                pre[g] = pre[g] + product
+            pre[g] = pre[g] + of_step[t][:, inputs.index(g)] if g in inputs else pre[g]
+            pre[g] = _rounded_gradient(pre[g], element)
+        new = step(pre, before) if element is None else _kept(step, pre, before, element)
         active = torch.tensor([t < n for n in lengths] if lengths else [True] * batch)[:, None, None]
         now = {s: torch.where(active, new[s], now[s]) for s in states}
         ys[t] = torch.where(active, new["h"], zero)
     return torch.stack(ys, 1) if ys else wx[:, :, 0], now
+
+
+def _rounded(value: Any, element: Any) -> Any:
+    """Rounded; its gradient is not."""
+    return value if element is None else value + (value.to(element).to(value.dtype) - value).detach()
+
+
+def _kept(step: Callable[[Tensors, Tensors], Tensors], pre: Tensors, before: Tensors, element: Any) -> Tensors:
+    """The step; its derivative is taken where pre-activations and h have been rounded, which is how they are kept."""
+    kept = step({g: _rounded(a, element) for g, a in pre.items()}, {**before, "h": _rounded(before["h"], element)})
+    return {s: kept[s] + (exact - kept[s]).detach() for s, exact in step(pre, before).items()}
+
+
+def _rounded_gradient(value: Any, element: Any) -> Any:
+    """The same, and rounds its gradient."""
+    if element is not None and value.requires_grad:
+        value.register_hook(lambda g: g.to(element).to(g.dtype))
+    return value
 
 
 def _clipped(operand: Any, clip: float | None) -> Any:
