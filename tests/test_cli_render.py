@@ -11,7 +11,12 @@ import pytest
 from flashc.commands import render
 from flashc.commands.options import byte_size, tile_value
 from flashc.commands.render import Lines, Table, plain, print_blocks, print_json, progress
+from flashc.commands.suite_report import outcome_blocks
 from flashc.commands.terminal import print_rich
+from flashc.compiler.regret import Outcome, Timed
+from flashc.compiler.tune import tune
+from flashc.compiler.workload import load_workload
+from flashc.hwmodels import load_device
 
 TABLE = Table(
     "sizes", ("name", "bytes"), (("a", "1"), ("long [name]", "1000")), frozenset({"bytes"}), "a note"
@@ -128,3 +133,13 @@ def test_tile_value() -> None:
 def test_tile_value_refuses(text: str) -> None:
     with pytest.raises(click.BadParameter, match="tile symbol and a whole number"):
         tile_value(text)
+
+
+@pytest.mark.parametrize("failed", [(), ("Ti=8: c differs from the pick's",)])
+def test_a_table_of_regrets_says_failed_only_where_something_did(failed: tuple[str, ...]) -> None:
+    choice = tune(load_workload({"op": "gemm", "m": 8, "n": 8, "k": 8, "dtype": "fp32"}), load_device("zen3")).best
+    timed = tuple(Timed(choice, seconds, 0.0) for seconds in (1e-3, 2e-3))
+    blocks = outcome_blocks([Outcome("small", timed, 1e-3, 1e-3, 1.0, failed)])
+    text = "\n".join(map(plain, blocks))
+    assert ("FAILED" in text) == bool(failed)
+    assert all(line in text for line in failed)

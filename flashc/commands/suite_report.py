@@ -71,7 +71,8 @@ def outcome_blocks(outcomes: Sequence[Outcome]) -> list[Block]:
     table = Table("Regret of the solver's pick", columns, tuple(map(_outcome, outcomes)), frozenset(columns[1:8]))
     mean = mean_regret(outcomes)
     text = () if mean is None else (f"regret: geometric mean {percent(mean[0])}, worst {percent(mean[1])}",)
-    return [table, Lines("", text), Lines("FAILED", tuple(f for o in outcomes for f in o.failed))]
+    failed = tuple(f for o in outcomes for f in o.failed)
+    return [table, Lines("", text), *([Lines("FAILED", failed)] if failed else [])]
 
 
 def _outcome(o: Outcome) -> tuple[str, ...]:
