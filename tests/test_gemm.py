@@ -14,7 +14,10 @@ from cpu_programs import Array as Tensor
 from cpu_programs import bound, device, run, schedule, workload, x86_only
 
 import flashc
+from flashc.compiler.tune import tune
+from flashc.compiler.workload import load_workload
 from flashc.errors import ArgumentError
+from flashc.hwmodels import load_device
 from flashc.ir.interp import interpret
 from flashc.ops import registry
 
@@ -206,3 +209,11 @@ def test_cpu_and_interpreter_agree(device_name: str, dtype: str) -> None:
     result = interpret(program, inputs, {**sizes, **tiles})
     exact = interpret(program, inputs, {**sizes, **tiles}, exact=True).tensors["c"]
     assert_near(found, exact, result.tensors["c"], dtype)
+
+
+@pytest.mark.parametrize("target", ["zen3", "epyc_9654"])
+@pytest.mark.parametrize("n", [1, 8])
+def test_narrow_results_have_tiles_on_every_cpu(target: str, n: int) -> None:
+    """Where one vector of columns is all there is, a register block of two is not asked for."""
+    narrow = load_workload({"op": "gemm", "m": 8, "n": n, "k": 8, "dtype": "fp32"})
+    assert tune(narrow, load_device(target)).best.tiles["mr"] == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from flashc.autotune.problem import Constraint
 from flashc.backends.base import Built, Executable, part_domains
@@ -12,7 +12,7 @@ from flashc.errors import DeviceAbsentError
 from flashc.hwmodels.model import Device
 from flashc.ir.analysis import Pad, sites, tiled_loops
 from flashc.ir.footprint import footprint
-from flashc.ir.intexpr import Const, Sym, ceil_div
+from flashc.ir.intexpr import Const, IntExpr, Sym, ceil_div, imin
 from flashc.ir.nodes import Dot, Program
 
 ROW_BLOCKS = (
@@ -86,7 +86,8 @@ class CpuBackend:
                 Constraint("cpu.latency", Const(8), "<=", mr * nr, "accumulators", "raise mr or nr"),
             ]
         if len(short) < len(placed.kernels) and not device.features & {"avx512f"}:
-            found.append(Constraint("cpu.load_bound", Const(2), "<=", mr, "vectors", "raise mr"))
+            least = imin(Const(2), *_vectors(placed, width, short))
+            found.append(Constraint("cpu.load_bound", least, "<=", mr, "vectors", "raise mr"))
         for kernel in placed.kernels:
             need = footprint(placed, kernel, place.LEVEL)
             if kernel.name in short:  # what is fetched ahead passes through this cache
@@ -131,6 +132,13 @@ class CpuBackend:
             return None
         lacking = ", ".join(sorted(needed - here)) or "that architecture"
         return f"this machine cannot run code for {device.name} ({device.arch}); it lacks {lacking}"
+
+
+def _vectors(placed: Program, width: int, short: Collection[str]) -> list[IntExpr]:
+    """How many vectors the result of each dot has along its lanes; of the kernels other than ``short``."""
+    dots = [s.stmt for k in placed.kernels if k.name not in short for s in sites(placed, k) if isinstance(s.stmt, Dot)]
+    lanes = [d.atom.lane for d in dots if d.atom is not None and d.atom.lane is not None]
+    return [ceil_div(placed.axis(lane).extent.subs(dict(placed.fixed)), width) for lane in lanes]
 
 
 _CHECKED = frozenset({"avx2", "avx512f", "avx512_bf16", "f16c", "neon", "sve"})
