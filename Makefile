@@ -19,7 +19,7 @@ demo: .venv/installed
 
 test: .venv/installed-test $(TRITON_OVERLAY)/installed
 	$(PYTEST)
-	PYTHONPATH=$(CURDIR)/$(TRITON_OVERLAY) $(PYTEST) -m triton
+	PYTHONPATH=$(CURDIR)/$(TRITON_OVERLAY) $(PYTEST) -m "triton and not slow"
 
 fast: .venv/installed-test
 	$(PYTEST) -m "not slow"
@@ -57,7 +57,7 @@ clean:
 	$(PIP) install --editable '.[lint]'
 	touch $@
 
-# The oldest supported Triton beside the newest one: a folder ahead of .venv on the path.
+# The oldest supported Triton beside the newest one, for the fast tests: a folder ahead of .venv on the path.
 $(TRITON_OVERLAY)/installed: .venv/installed-test
 	rm -rf $(TRITON_OVERLAY)
 	$(PIP) install --no-deps --target $(TRITON_OVERLAY) triton==$(OLDEST_TRITON)

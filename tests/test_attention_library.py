@@ -345,7 +345,7 @@ SUBSETS = st.sets(st.sampled_from(NAMES), min_size=2, max_size=6).map(sorted).ma
 
 @pytest.mark.slow
 @settings(
-    max_examples=25,
+    max_examples=16,
     deadline=None,
     derandomize=True,
     database=None,
