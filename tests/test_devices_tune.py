@@ -150,9 +150,10 @@ def test_the_cpu_model_is_as_flat_as_was_measured() -> None:
 
 
 def test_short_causal_rows_want_small_tiles_on_a_cpu() -> None:
-    """Measured at length 512, causal: 188 GFLOP/s with 32 rows, 178 with 64; no difference from 2048 on."""
+    """Measured, causal, 512 keys at a time: at length 512 169, 177, 176 and 172 GFLOP/s with 16, 32, 48 and 64 rows, at
+    2048 194 with 32 and with 48, 192 with 64."""
     device = _zen4()
     short = load_workload(attention(seq={"q": 512, "kv": 512}, causal=True))
-    assert tune(short, device).best.tiles["Ti"] == 32
+    assert tune(short, device).best.tiles["Ti"] <= 48
     long = load_workload(attention(causal=True))
-    assert tune(long, device).best.tiles["Ti"] >= 64
+    assert tune(long, device).best.tiles["Ti"] >= 32

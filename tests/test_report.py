@@ -73,11 +73,12 @@ def test_a_part_of_grouped_heads_has_the_key_heads_that_its_tasks_reach() -> Non
 
 
 @pytest.mark.parametrize("device", ["a100", "ascend910b3", "zen3_nvme"])
-def test_unfused_attention_moves_more_than_the_chosen_schedule(device: str) -> None:
+def test_unfused_attention_moves_more_than_the_fused_schedules(device: str) -> None:
+    """Than the chosen tiles too, but on a CPU: there the fastest have few rows and read the keys often from a cache."""
     found = report(device, "attention")
     unfused = next(r for r in found.traffic if r.name == "unfused, as a baseline")
-    assert unfused.total > found.row("chosen").total
     assert unfused.total > next(r for r in found.traffic if r.name == "q_stationary, best tiles").total
+    assert device == "zen3_nvme" or unfused.total > found.row("chosen").total
 
 
 @EVERY

@@ -116,10 +116,8 @@ def test_numpy_gives_what_torch_gives(features: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("cell", "features"),
     [
-        ("lstm", {"input_dim": 6, "initial_state": True}),
         ("gru", {"lengths": [4, 0, 2], "reverse": True, "clip": 0.05}),
-        pytest.param("slstm", {"resets": True, "initial_state": True}, marks=pytest.mark.slow),
-        pytest.param("gru_before", {"input_dim": 6}, marks=pytest.mark.slow),
+        pytest.param("lstm", {"resets": True, "initial_state": True, "input_dim": 6}, marks=pytest.mark.slow),
     ],
 )
 def test_compiled_kernels_give_what_the_interpreter_gives(cell: str, features: dict[str, Any]) -> None:

@@ -111,7 +111,7 @@ def _dot(p: Printer, stmt: Dot, scope: Scope) -> None:
 
 def _read_once(p: Printer, dot: Dot, axes: set[str]) -> list[Place]:
     """What the initial value of the dot reads from memory, each element once."""
-    names = sorted(refs(dot.init)) if dot.init is not None else []
+    names = sorted(refs(dot.init) & p.places.keys()) if dot.init is not None else []
     return [p.places[n] for n in names if p.values[n].level == "memory" and axes <= set(p.places[n].strides)]
 
 
