@@ -41,9 +41,9 @@ def test_a_few_tilings(script: ModuleType) -> None:
 
 @pytest.mark.slow
 def test_a_spread_of_tilings_on_every_target(script: ModuleType) -> None:
-    """Every ninth tiling, another ninth on every target."""
-    found = [row for n, target in enumerate(TARGETS) for row in script.rows(script.TILINGS[n::9], (target,))]
-    assert len(found) >= 30
+    """Every twelfth tiling, another twelfth on every target."""
+    found = [row for n, target in enumerate(TARGETS) for row in script.rows(script.TILINGS[n::12], (target,))]
+    assert len(found) >= 25
     _held(found)
 
 
