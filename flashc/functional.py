@@ -7,12 +7,12 @@ heads, lengths, strides and scalar factors are run-time arguments, so a new leng
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
 from flashc.compiler.arguments import dtype_name, invocation
-from flashc.compiler.calls import Repeats, repeat_of, signature
+from flashc.compiler.calls import Repeats, repeat_of
 from flashc.compiler.classes import device_of, kernel_of
 from flashc.errors import ArgumentError
 
@@ -44,8 +44,8 @@ def attention(
     """
     arrays = (q, k, v) if out is None else (q, k, v, out)
     alone = bias is None and mask is None and alibi_slopes is None and captures is None and kv_lengths is None
-    key = _key(arrays, causal, q_offset, window, score, keep, scale, softcap, return_lse, device) if alone else None
-    repeat = _repeats.get(key)
+    options = (causal, q_offset, window, score, keep, scale, softcap, return_lse, device)
+    repeat = _repeats.find(options, arrays) if alone else None
     if repeat is not None:
         return repeat(arrays)
     shape = _shapes(q, k, v)
@@ -65,23 +65,13 @@ def attention(
     outputs = {"o": out} if out is not None else {}
     call = invocation(kernel.program, given, sizes, params, kernel.operator.derive, outputs)
     kernel.executable(call)
-    if key is not None:
+    if alone:
         names = ("q", "k", "v", "o")[: len(arrays)]
-        _repeats.keep(key, repeat_of(kernel.executable, kernel.program, call, names, arrays))
+        _repeats.keep(options, arrays, repeat_of(kernel.executable, kernel.program, call, names, arrays))
     return (call.tensors["o"], call.tensors["lse"]) if return_lse else call.tensors["o"]
 
 
 _repeats = Repeats()
-
-
-def _key(arrays: Sequence[Any], *options: Any) -> Hashable:
-    """What identifies a call that can be repeated; None where an argument is no array or an option no plain value."""
-    try:
-        key = (options, *map(signature, arrays))
-        hash(key)
-    except (AttributeError, TypeError):
-        return None
-    return key
 
 
 def _shapes(q: Any, k: Any, v: Any) -> tuple[int, ...]:

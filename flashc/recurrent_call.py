@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from flashc.compiler.arguments import TORCH, dtype_name, invocation, is_torch
-from flashc.compiler.calls import Repeats, repeat_of, signature
+from flashc.compiler.calls import Repeats, repeat_of
 from flashc.compiler.classes import device_of, frozen, kernel_of, thawed
 from flashc.compiler.interpreted import Interpreted
 from flashc.compiler.kernel import Kernel
@@ -88,11 +88,7 @@ def run(layer: Layer, op: str, outputs: tuple[str, ...], arrays: Mapping[str, An
     """What the operator makes, by its names; of ``arrays`` it takes what it reads."""
     kernel, takes, gives = kernel_for(layer, op, outputs)
     values = [a.detach() if is_torch(a) else a for a in (arrays[name] for name in takes)]
-    try:
-        key: Any = (layer, op, outputs, *map(signature, values))
-    except AttributeError:  # a subclass of numpy's arrays
-        key = None
-    repeat = _repeats.get(key)
+    repeat = _repeats.find((layer, op, outputs), values)
     if repeat is not None:
         results = repeat(values)
         return dict(zip(gives, results if len(gives) > 1 else (results,), strict=True))
@@ -101,8 +97,8 @@ def run(layer: Layer, op: str, outputs: tuple[str, ...], arrays: Mapping[str, An
     given = dict(zip(takes, values, strict=True))
     call = invocation(kernel.program, given, sizes, params, kernel.operator.derive)
     kernel.executable(call)
-    if key is not None:
-        _repeats.keep(key, repeat_of(kernel.executable, kernel.program, call, takes, values))
+    again = repeat_of(kernel.executable, kernel.program, call, takes, values)
+    _repeats.keep((layer, op, outputs), values, again)
     return {name: call.tensors[name] for name in gives}
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import flashc
+from flashc.compiler.alike import RELEASES, alike_of
 from flashc.errors import ArgumentError
 
 WORKLOAD = {"op": "attention", "batch": 1, "heads": 2, "seq": 40, "head_dim": 16, "dtype": "fp32"}
@@ -119,3 +120,54 @@ def test_threads_share_a_kernel(kernel: Any) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(run, range(64)))
+
+
+class _Subclass(torch.Tensor):
+    pass
+
+
+CHANGED = {
+    "shape": lambda q: q[:, :, :8],
+    "strides": lambda q: q.transpose(1, 2).contiguous().transpose(1, 2),
+    "element type": lambda q: q.double(),
+    "requires_grad": lambda q: q.clone().requires_grad_(),
+    "a negated view": torch._neg_view,
+    "device": lambda q: q.to("meta"),
+    "subclass": lambda q: q.as_subclass(_Subclass),
+    "layout": lambda q: q.to_sparse(),
+    "no tensor": lambda q: q.numpy(),
+}
+
+
+@pytest.mark.skipif(not torch.__version__.startswith(RELEASES), reason=f"asked only of torch {RELEASES}")
+@pytest.mark.parametrize("change", CHANGED.values(), ids=CHANGED)
+def test_tensors_are_alike_only_if_all_that_the_checks_read_is(change: Any) -> None:
+    alike = alike_of(tensors(0))
+    assert alike is not None and alike(*tensors(1))
+    for position in range(3):
+        others = tensors(2)
+        others[position] = change(others[position])
+        assert not alike(*others)
+    with pytest.raises(TypeError):
+        alike(*tensors(0), torch.zeros(1))
+
+
+def test_other_releases_of_torch_are_not_asked(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flashc.compiler.alike.RELEASES", ("0.0.",))
+    assert alike_of(tensors(0)) is None
+    test_every_shape_and_stride_is_its_own_signature(kernel, 23)
+
+
+def test_options_and_arguments_may_change_from_call_to_call() -> None:
+    """The latest call's options are compared first, also with ones that are arrays."""
+    q, k, v = tensors(3)
+    offsets = torch.tensor([0])
+    for _ in range(2):
+        for _ in range(2):
+            assert torch.allclose(flashc.attention(q, k, v).double(), expected(q, k, v), atol=1e-5)
+        for offset in (0, offsets, offsets.numpy()):
+            causal = flashc.attention(q, k, v, causal=True, q_offset=offset)
+            assert torch.allclose(causal.double(), expected(q, k, v, is_causal=True), atol=1e-5)
+        assert torch.allclose(flashc.attention(q, k, k).double(), expected(q, k, k), atol=1e-5)
+        out = torch.empty_like(q)
+        assert flashc.attention(q, k, v, out=out) is out

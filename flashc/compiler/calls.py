@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
 from flashc.backends.base import Executable, Invocation, Prepared, Preparing
+from flashc.compiler.alike import Alike, alike_of
 from flashc.compiler.arguments import maker
 from flashc.ir.nodes import Program
 
@@ -97,16 +99,48 @@ def _numpy_address(array: Any) -> int:
     return array.ctypes.data  # type: ignore[no-any-return]
 
 
+@dataclass(frozen=True)
+class _Latest:
+    """The call that was found last: mostly the next one is like it, and one question to torch tells so."""
+
+    options: Hashable
+    alike: Alike
+    repeat: Repeat
+
+
 class Repeats:
-    """Calls worked out so far, by signature. Threads may share it."""
+    """Calls worked out so far, by their options and their arguments' signatures. Threads may share it."""
 
     def __init__(self) -> None:
-        self._kept: dict[Hashable, Repeat] = {}
-        self.get = self._kept.get
+        self._kept: dict[Hashable, tuple[Repeat, Alike | None]] = {}
+        self._latest: _Latest | None = None
 
-    def keep(self, key: Hashable, repeat: Repeat | None) -> None:
-        if repeat is None:
+    def find(self, options: Hashable, arguments: Sequence[Any]) -> Repeat | None:
+        latest = self._latest
+        try:
+            if latest is not None and latest.alike(*arguments) and latest.options == options:
+                return latest.repeat
+        except (TypeError, ValueError, RuntimeError):  # another number of arguments, an option that is an array
+            pass
+        repeat, alike = self._kept.get(_key(options, arguments), (None, None))
+        if repeat is not None and alike is not None:
+            self._latest = _Latest(options, alike, repeat)
+        return repeat
+
+    def keep(self, options: Hashable, arguments: Sequence[Any], repeat: Repeat | None) -> None:
+        key = _key(options, arguments)
+        if repeat is None or key is None:
             return
         if len(self._kept) >= KEPT:
             self._kept.clear()
-        self._kept[key] = repeat
+        self._kept[key] = repeat, None if isinstance(arguments[0], np.ndarray) else alike_of(arguments)
+
+
+def _key(options: Hashable, arguments: Sequence[Any]) -> Hashable:
+    """None where an argument is no array (it is converted, or refused with its name) or an option no plain value."""
+    try:
+        key = (options, *map(signature, arguments))
+        hash(key)
+    except (AttributeError, TypeError):
+        return None
+    return key

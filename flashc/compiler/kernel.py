@@ -12,7 +12,7 @@ from flashc import backends
 from flashc.backends.base import Built, Executable, KernelResources
 from flashc.compiler.arguments import invocation
 from flashc.compiler.artefacts import compile_choice
-from flashc.compiler.calls import Repeats, repeat_of, signature
+from flashc.compiler.calls import Repeats, repeat_of
 from flashc.compiler.tune import Choice, Tuning, tune
 from flashc.compiler.workload import Workload, load_workload
 from flashc.errors import ArgumentError, DeviceAbsentError, UnsupportedError
@@ -97,12 +97,8 @@ class Kernel:
         values = args
         if named or out is not None:
             names, values = self._named(args, named, out)
-        try:
-            key: Any = (names, *map(signature, values))
-        except AttributeError:  # a list, a number: converted, or refused with its name
-            key = None
-        repeat = self._repeats.get(key)
-        return repeat(values) if repeat else self._first_call(key, args, named, out)
+        repeat = self._repeats.find(names, values)
+        return repeat(values) if repeat else self._first_call(names, args, named, out)
 
     def _named(self, args: tuple[Any, ...], named: dict[str, Any], out: Any) -> tuple[tuple[str, ...], tuple[Any, ...]]:
         """Names and values of all arguments, the positional ones first."""
@@ -112,7 +108,7 @@ class Kernel:
         given_out = {outputs[0]: out} if out is not None else {}
         return (*inputs[: len(args)], *named, *given_out), (*args, *named.values(), *given_out.values())
 
-    def _first_call(self, key: Any, args: tuple[Any, ...], named: dict[str, Any], out: Any) -> Any:
+    def _first_call(self, key: tuple[str, ...], args: tuple[Any, ...], named: dict[str, Any], out: Any) -> Any:
         names, values = self._named(args, named, out)
         given = dict(zip(names, values, strict=True))
         if len(given) < len(names):
@@ -124,8 +120,7 @@ class Kernel:
         everything = {**self._defaults, **given}
         call = invocation(self.program, everything, self._sizes, params, self.operator.derive, given_out)
         self.executable(call)
-        if key is not None:
-            self._repeats.keep(key, repeat_of(self.executable, self.program, call, names, values))
+        self._repeats.keep(key, values, repeat_of(self.executable, self.program, call, names, values))
         return itemgetter(*outputs)(call.tensors)
 
 
