@@ -24,7 +24,10 @@ ATTENTION: dict[str, Any] = {
 }
 BACKWARD: dict[str, Any] = {**ATTENTION, "op": "attention_backward", "heads": 2, "seq": 256}
 GEMM: dict[str, Any] = {"op": "gemm", "m": 1024, "n": 768, "k": 512, "dtype": "bf16"}
-WORKLOADS = {"attention": ATTENTION, "attention_backward": BACKWARD, "gemm": GEMM}
+LSTM: dict[str, Any] = {
+    "op": "recurrent", "cell": "lstm", "batch": 16, "steps": 32, "heads": 8, "head_dim": 64, "dtype": "fp32"
+}
+WORKLOADS = {"attention": ATTENTION, "attention_backward": BACKWARD, "gemm": GEMM, "lstm": LSTM}
 CASES = (
     ("a100", "attention"),
     ("a100", "gemm"),
@@ -34,6 +37,7 @@ CASES = (
     ("zen3_nvme", "attention"),
     ("zen3_nvme", "gemm"),
     ("mi300x", "gemm"),
+    ("zen3_nvme", "lstm"),
 )
 
 

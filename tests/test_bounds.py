@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from flashc.compiler.workload import load_workload
-from flashc.hwmodels import load_device
 from flashc.iomodel.bound import best
-from flashc.iomodel.bounds import fast_memory_bytes, lower_bounds
+from flashc.iomodel.bounds import lower_bounds
 from flashc.iomodel.from_program import cascade
 from flashc.ir.analysis import traffic_bytes
 from flashc.ir.footprint import footprint
@@ -95,8 +94,3 @@ def test_no_schedule_goes_below_the_bound_of_its_own_footprint(schedule: int, he
         fast = max(footprint(program, k, None).evaluate(env) for k in program.kernels)
         least, _ = best(lower_bounds(cascade(operator.algorithm(spec), program)), env, fast)
         assert traffic_bytes(program).evaluate(env) >= least.total
-
-
-def test_fast_memory_of_a_gpu_core_is_shared_memory_and_registers() -> None:
-    device = load_device("a100_sxm_80gb")
-    assert fast_memory_bytes(device) == 167936 + 262144

@@ -5,18 +5,26 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from flashc.compiler.tune import environment, tune
 from flashc.compiler.workload import load_workload
-from flashc.errors import DeviceModelError
+from flashc.errors import DeviceModelError, UnsupportedError
 from flashc.hwmodels import Device, Level, list_devices, load_device
 from flashc.hwmodels.load import DATA
 from flashc.iomodel.bound import Env, Json, Moved
-from flashc.iomodel.bounds import fast_memory_bytes
-from flashc.iomodel.levels import boundaries, contiguous_bytes, core_boundary, level_bounds, storage_seconds
+from flashc.iomodel.levels import (
+    boundaries,
+    contiguous_bytes,
+    core_boundary,
+    crossed,
+    level_bounds,
+    storage_seconds,
+)
+from flashc.ir.footprint import values_of
 from flashc.ops import registry
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -79,7 +87,40 @@ def test_memory_grows_outwards_and_is_all_there_is(name: str) -> None:
     everything = sum((lv.capacity_bytes or 0) * lv.instances for lv in device.levels[1:])
     assert totals[0] == everything
     assert core_boundary(device).worker_bytes <= totals[0]
-    assert core_boundary(device).worker_bytes == fast_memory_bytes(device)
+    private = [lv for lv in device.levels if lv.per == "core"]
+    own = sum((lv.capacity_bytes or 0) * lv.instances // device.cores for lv in private)
+    assert core_boundary(device).worker_bytes == own
+
+
+LSTM = {"op": "recurrent", "cell": "lstm", "batch": 16, "steps": 32, "heads": 8, "head_dim": 64, "dtype": "fp32"}
+PLAIN = {"op": "attention", "batch": 1, "heads": 4, "seq": 512, "head_dim": 64, "dtype": "fp32"}
+
+
+@pytest.mark.parametrize("device", ["zen3_nvme", "epyc_9654", "a100", "mi300x"])
+@pytest.mark.parametrize("workload", [LSTM, PLAIN], ids=["lstm", "attention"])
+def test_a_program_is_held_against_the_bound_around_all_memory_its_tiles_are_in(
+    device: str, workload: dict[str, Any]
+) -> None:
+    found = tune(load_workload(workload), load_device(device))
+    placed, boundary = found.best.placed, found.boundary
+    inside = {x.name for b in boundaries(found.device) if b.total_bytes <= boundary.total_bytes for x in b.inner}
+    kept = {v.level for kernel in placed.kernels for v, _, _ in values_of(placed, kernel).values()} - {"memory"}
+    assert kept <= inside
+    assert boundary == core_boundary(found.device) or kept & {x.name for x in boundary.inner}
+    assert all(found.best.traffic_bytes >= b.bytes for b in found.bounds)
+
+
+def test_matrices_that_cores_share_move_the_boundary_outwards() -> None:
+    assert tune(load_workload(LSTM), load_device("zen3_nvme")).boundary.outer.name == "dram"
+    assert tune(load_workload(PLAIN), load_device("zen3_nvme")).boundary.outer.name == "l3"
+
+
+def test_a_shared_cache_of_unknown_size_bounds_nothing() -> None:
+    device = load_device("zen3_nvme")
+    levels = tuple(replace(lv, capacity_bytes=None) if lv.name == "l3" else lv for lv in device.levels)
+    placed = tune(load_workload(LSTM), device).best.placed
+    with pytest.raises(UnsupportedError, match="keeps tiles in l3"):
+        crossed(replace(device, levels=levels), placed)
 
 
 # --- bounds

@@ -100,7 +100,7 @@ def test_the_document_of_a_machine_with_shared_caches() -> None:
 
 
 def _system(root: Path, cpuinfo: str, siblings: dict[int, str], shared_l2: dict[int, str]) -> Path:
-    (root / "proc").mkdir()
+    (root / "proc").mkdir(parents=True)
     (root / "proc/cpuinfo").write_text(cpuinfo, encoding="utf-8")
     (root / "proc/meminfo").write_text("MemTotal:       1000 kB\n", encoding="utf-8")
     for cpu, thread_siblings in siblings.items():
@@ -125,10 +125,22 @@ def test_hyper_threads_count_once_and_affinity_is_honoured(tmp_path: Path) -> No
     root = _system(tmp_path, cpuinfo, siblings, dict.fromkeys(range(4), "0-3"))
     machine = read_machine(root, frozenset({0, 1, 2, 3}))
     assert machine.cpus == (0, 1)
-    assert machine.caches == (Cache(1, 32 << 10, 64, 2), Cache(2, 2 << 20, 64, 1))
+    assert machine.caches == (Cache(1, 32 << 10, 64, 2), Cache(2, 2 << 20, 64, 1, shared=True))
     assert (machine.model, machine.clock_ghz, machine.memory_bytes) == ("Chip", 2.5, 1000 * 1024)
     assert machine.isa == Isa("x86-64-v3", 256, 16)
     assert read_machine(root, frozenset({3})).cpus == (3,)
+
+
+def test_of_one_usable_core_the_caches_are_its_own_except_those_it_shares(tmp_path: Path) -> None:
+    root = _system(tmp_path, "flags\t\t: avx2 fma f16c bmi2\n", {0: "0,2", 1: "1,3"}, dict.fromkeys((0, 1), "0-3"))
+    machine = read_machine(root, frozenset({0}))
+    device = device_from_document("native", document(machine, assume(machine)), shared_sources())
+    assert {level.name: level.per for level in device.levels} == {
+        "dram": "device", "l2": "device", "l1": "core", "reg": "core",
+    }
+    alone = read_machine(_system(tmp_path / "alone", "flags\t\t:\n", {0: "0"}, {0: "0"}), frozenset({0}))
+    device = device_from_document("native", document(alone, assume(alone)), shared_sources())
+    assert {level.per for level in device.levels if level.kind == "cache"} == {"core"}
 
 
 def test_an_arm_machine(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_tensors_add_up_to_the_chosen_traffic(device: str, name: str) -> None:
 
 def test_the_bound_grows_with_the_batch() -> None:
     one, three = (case("a100", {**ATTENTION, "batch": b}) for b in (1, 3))
-    moved = [best(c.bounds, c.sizes, c.core.worker_bytes)[0].total for c in (one, three)]
+    moved = [best(c.bounds, c.sizes, c.fast_bytes)[0].total for c in (one, three)]
     assert moved[1] == pytest.approx(3 * moved[0])
 
 
@@ -131,7 +131,7 @@ def test_levels_hold_what_they_must(device: str, name: str) -> None:
     for level in found.levels:
         assert level.warm <= level.bound and level.joined <= level.bound
         assert level.moved is None or level.moved >= level.bound * (1 - 1e-3)
-    assert found.core_level.moved == found.row("chosen").total
+    assert found.own_level.moved == found.row("chosen").total
     assert found.least_seconds <= found.choice.seconds
 
 

@@ -146,9 +146,14 @@ def _traffic(tuning: Tuning, choice: Choice) -> Table:
         (b.name, traffic(b.bytes), factor(moved / b.bytes) if b.bytes else "-", b.assumptions)
         for b in tuning.bounds
     )
-    note = f"fast memory of the bounds: {capacity(tuning.fast_bytes)}, all that is private to one core"
-    columns = ("lower bound", "bytes", "moved / bound", "holds if")
+    outer, held = tuning.boundary.outer.name, capacity(tuning.boundary.worker_bytes)
+    inside = tuning.boundary.inner[0].name
+    note = f"fast memory of the bounds: {held}, all that is private to one core"
     title = f"traffic between the cores and shared memory: {traffic(moved)}"
+    if not tuning.boundary.private:
+        note = f"fast memory of the bounds: {held}, {inside} and all inside it; tiles that cores share are in {inside}"
+        title = f"traffic between {outer} and {inside}: {traffic(moved)}"
+    columns = ("lower bound", "bytes", "moved / bound", "holds if")
     return Table(title, columns, rows, frozenset({"bytes", "moved / bound"}), note)
 
 

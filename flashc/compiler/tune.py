@@ -7,7 +7,6 @@ least time wins. A schedule that no tile sizes satisfy keeps its minimal conflic
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +23,9 @@ from flashc.backends.base import Backend
 from flashc.compiler.workload import Workload
 from flashc.errors import DeviceModelError, InfeasibleError, UnsupportedError, WorkloadError
 from flashc.hwmodels.model import Device
-from flashc.iomodel.bounds import Bound, evaluated, fast_memory_bytes, for_workers, lower_bounds
+from flashc.iomodel.bounds import Bound, evaluated, for_workers, lower_bounds
 from flashc.iomodel.from_program import cascade
+from flashc.iomodel.levels import Boundary, crossed
 from flashc.ir.analysis import sites, tensor_bytes, traffic_bytes
 from flashc.ir.intarith import Exact
 from flashc.ir.intexpr import Const, IntExpr, Sym
@@ -70,7 +70,8 @@ class Rejection:
 
 @dataclass(frozen=True)
 class Tuning:
-    """The answer: ranked choices (best first), rejected schedules, bounds, and what the prediction leaned on."""
+    """The answer: ranked choices (best first), rejected schedules, and bounds on what crosses ``boundary``, as the best
+    choice's loads and stores do."""
 
     workload: Workload
     device: Device
@@ -79,7 +80,7 @@ class Tuning:
     ranked: tuple[Choice, ...]
     rejected: tuple[Rejection, ...]
     bounds: tuple[Bound, ...]
-    fast_bytes: int
+    boundary: Boundary
     seconds: float
 
     @property
@@ -213,9 +214,9 @@ def tune(
     choices = tuple(
         choice_at(found, point, env, proof, traffic_bytes(found.placed)) for _, found, point, proof in ranked[:top_k]
     )
-    fast = fast_memory_bytes(device)
+    boundary = crossed(device, choices[0].placed)
     statements = cascade(operator.algorithm(workload.spec), schedules[0])
-    bounds = evaluated(for_workers(lower_bounds(statements), device.cores), env, fast if fast else math.inf)
+    bounds = evaluated(for_workers(lower_bounds(statements), boundary.workers), env, boundary.worker_bytes)
     return Tuning(
         workload,
         device,
@@ -224,7 +225,7 @@ def tune(
         choices,
         tuple(rejected),
         bounds,
-        fast,
+        boundary,
         time.perf_counter() - began,
     )
 
@@ -306,7 +307,7 @@ def as_json(tuning: Tuning) -> dict[str, Any]:
             {"schedule": r.schedule, "conflict": [str(m.check) for m in r.conflict.members]} for r in tuning.rejected
         ],
         "bounds": [dataclasses.asdict(b) for b in tuning.bounds],
-        "fast_memory_bytes": tuning.fast_bytes,
+        "fast_memory_bytes": tuning.boundary.worker_bytes,
         "defaults": [{"field": d.field, "value": d.value, "reason": d.reason} for d in tuning.device.defaults],
         "seconds": round(tuning.seconds, 4),
     }

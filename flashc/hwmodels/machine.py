@@ -31,12 +31,14 @@ _FEATURES = {
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """One cache level: size of one instance, line, and how many instances serve the usable cores."""
+    """One cache level: size of one instance, line, how many instances serve the usable cores, and whether other cores,
+    usable or not, share the first one."""
 
     level: int
     size_bytes: int
     line_bytes: int
     instances: int
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +117,14 @@ def _caches(root: Path, cpus: tuple[int, ...]) -> tuple[Cache, ...]:
         size = re.fullmatch(r"(\d+)([KMG])", _read(index / "size").strip())
         if _read(index / "type").strip() == "Instruction" or size is None:
             continue
-        shared = {_read(root / _CPU_DIR / f"cpu{cpu}/cache/{index.name}/shared_cpu_list") for cpu in cpus}
+        serves = [_read(root / _CPU_DIR / f"cpu{cpu}/cache/{index.name}/shared_cpu_list") for cpu in cpus]
         found.append(
             Cache(
                 level=int(_read(index / "level")),
                 size_bytes=int(size[1]) * _UNITS[size[2]],
                 line_bytes=int(_read(index / "coherency_line_size").strip() or 64),
-                instances=len(shared),
+                instances=len(set(serves)),
+                shared=serves[0] != _read(root / _CPU_DIR / f"cpu{cpus[0]}/topology/thread_siblings_list"),
             )
         )
     return tuple(sorted(found, key=lambda cache: cache.level))

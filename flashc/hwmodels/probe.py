@@ -167,14 +167,20 @@ def _cache(machine: Machine, cache: Cache) -> Node:
             for key, value in (("capacity_bytes", cache.size_bytes), ("line_bytes", cache.line_bytes))
         }
         return {"kind": "cache", "per": "core", **sizes}
-    per = {len(machine.cpus): "core", 1: "device"}.get(cache.instances, "group")
     return {
         "kind": "cache",
-        "per": per,
+        "per": _scope(machine, cache),
         "instances": _node(cache.instances, "sysfs", "over the usable cores"),
         "capacity_bytes": _node(cache.size_bytes, "sysfs", ""),
         "line_bytes": _node(cache.line_bytes, "sysfs", ""),
     }
+
+
+def _scope(machine: Machine, cache: Cache) -> str:
+    """Where one core is usable, a cache that it shares with others is still no core's own."""
+    if cache.instances == len(machine.cpus) and not (cache.instances == 1 and cache.shared):
+        return "core"
+    return "device" if cache.instances == 1 else "group"
 
 
 def _memory_levels(machine: Machine) -> tuple[str, ...]:

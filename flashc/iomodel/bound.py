@@ -15,6 +15,9 @@ Json = dict[str, Any]
 Env = Mapping[str, Any]  # sizes by symbol, run-time tables by name
 
 
+LONG = 32  # characters of a list of names; a longer one is told by its first
+
+
 @dataclass(frozen=True, slots=True)
 class Moved:
     """Bytes that must cross; ``total`` is proved for loads and stores together and may exceed the sum of the two."""
@@ -97,3 +100,9 @@ def best(bounds: Sequence[LowerBound], sizes: Env, fast_bytes: float) -> tuple[M
 def warm(moved: Moved, fast_bytes: float) -> Moved:
     """The same bound for a run that starts with fast memory full of what it likes: M bytes of loads less."""
     return Moved(max(moved.loads - fast_bytes, 0.0), moved.stores, max(moved.total - fast_bytes, moved.stores))
+
+
+def listed(names: Sequence[str], between: str) -> str:
+    """Names of statements as a rule's name has them."""
+    whole = between.join(names)
+    return whole if len(whole) <= LONG else f"{names[0]} and {len(names) - 1} more"

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from flashc.hwmodels.model import Device
 from flashc.iomodel.attention import attention_bounds
 from flashc.iomodel.bound import Env, Json, LowerBound, Pooled
 from flashc.iomodel.capacity import statement_bounds
@@ -74,9 +73,3 @@ def certified(bound: LowerBound, sizes: Env, fast_bytes: float) -> Json:
         "total": moved.total,
     }
     return {**bound.certificate(), "instance": instance}
-
-
-def fast_memory_bytes(device: Device) -> int:
-    """Memory private to one core, all levels: the M of traffic between the shared memory system and one core."""
-    private = [lv for lv in device.levels if lv.per == "core" and lv.capacity_bytes]
-    return sum((lv.capacity_bytes or 0) * lv.instances // device.cores for lv in private)

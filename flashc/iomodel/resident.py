@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flashc.iomodel.accesses import linear
-from flashc.iomodel.bound import Env, Json, Moved
+from flashc.iomodel.bound import Env, Json, Moved, listed
 from flashc.iomodel.capacity import ORDER
 from flashc.iomodel.compulsory import Elements, stored
 from flashc.iomodel.derive import described, reference_text, statement_text
@@ -118,7 +118,7 @@ def resident_bounds(cascade: Cascade) -> Iterator[ResidentWeights]:
     """Both forms, over all states that depend on the whole state before them."""
     found = tuple(_layers(cascade))
     if found:
-        names = ", ".join(p.statement.name for layer in found for p in layer.products)
+        names = listed([p.statement.name for layer in found for p in layer.products], ", ")
         context = described(cascade, {a.name: a.storage or a.name for a in cascade.arrays})
         yield ResidentWeights(f"weights {names}", (ORDER,), found, 2, stored(cascade), context)
         yield ResidentWeights(f"weights {names}, steps apart", (ORDER, APART), found, 1, stored(cascade), context)

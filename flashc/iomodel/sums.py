@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
-from flashc.iomodel.bound import Json
+from flashc.iomodel.bound import Json, listed
 from flashc.iomodel.capacity import Capacity, capacity
 from flashc.iomodel.derive import Part, parts
 from flashc.iomodel.statements import Cascade
@@ -40,7 +40,7 @@ def sum_bounds(cascade: Cascade) -> Iterator[Capacity]:
             chosen = [p for p in covering if p.sigma == sigma]
             divisions = [_divided(g) for g in _connected(chosen)]
             together = tuple(p for members, _ in divisions for p in members)
-            rule = "sum " + " + ".join(p.statement.name for p in together)
+            rule = "sum " + listed([p.statement.name for p in together], " + ")
             groups = tuple(group for _, group in divisions)
             bound = capacity(cascade, joined, rule, together, groups) if len(chosen) > 1 else None
             if bound is not None and not any(b.same_as(bound) for b in found):

@@ -49,7 +49,7 @@ def captions(report: Report) -> dict[str, str]:
     if report.sweep is not None:
         key = report.sweep.key
         found["sweep_traffic"] = (
-            f"Bytes between {report.outer} and the cores as {key} grows; tiles are chosen anew for each size."
+            f"Bytes between {report.outer} and {report.inside} as {key} grows; tiles are chosen anew for each size."
         )
         found["sweep_time"] = f"Predicted time, and the least that arithmetic and bounds allow, as {key} grows."
     return found
@@ -57,9 +57,9 @@ def captions(report: Report) -> dict[str, str]:
 
 def _traffic(report: Report) -> str:
     return (
-        "No schedule lies below the thick line. Vertical lines are memories of this device; the blue one is a core's "
-        f"own {numbers.held(report.fast_bytes)}, and the star on it what the device's tiles move. The bands say which "
-        "proof gives the bound there, and which schedule moves least."
+        "No schedule lies below the thick line. Vertical lines are memories of this device; the blue one is "
+        f"{numbers.held(report.fast_bytes)} {report.holder}, and the star on it what the device's tiles move. The "
+        "bands say which proof gives the bound there, and which schedule moves least."
     )
 
 

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from flashc.compiler.tune import Tuning, environment
-from flashc.errors import UnsupportedError
 from flashc.hwmodels.model import Device
 from flashc.iomodel.bound import LowerBound
 from flashc.iomodel.bounds import for_workers, lower_bounds
 from flashc.iomodel.from_program import cascade
-from flashc.iomodel.levels import Boundary, core_boundary
+from flashc.iomodel.levels import Boundary
 from flashc.iomodel.statements import Cascade
 from flashc.ir.analysis import Site, sites
-from flashc.ir.footprint import values_of
 from flashc.ir.intexpr import Const
 from flashc.ir.nodes import Dot, Program
 from flashc.ops import Operator, registry
@@ -24,7 +22,7 @@ from flashc.ops import Operator, registry
 @dataclass(frozen=True)
 class Case:
     """One tuning with what the facts are read off: sizes, the bound program with its numbers, and the bounds on what
-    all cores move together; ``single``: those for one memory."""
+    all workers move together; ``single``: those for one memory."""
 
     tuning: Tuning
     sizes: Mapping[str, Any]
@@ -34,11 +32,20 @@ class Case:
     cascade: Cascade
     bounds: tuple[LowerBound, ...]
     single: tuple[LowerBound, ...]
-    core: Boundary
 
     @property
     def device(self) -> Device:
         return self.tuning.device
+
+    @property
+    def boundary(self) -> Boundary:
+        """What the program's loads and stores cross."""
+        return self.tuning.boundary
+
+    @property
+    def fast_bytes(self) -> int:
+        """All memory inside one of the boundary's workers."""
+        return self.boundary.worker_bytes
 
 
 def recomputes(algorithm: Program, program: Program) -> bool:
@@ -63,23 +70,7 @@ def _dots(program: Program) -> list[Site]:
     return [s for k in program.kernels for s in sites(program, k) if isinstance(s.stmt, Dot)]
 
 
-def _refuse_shared(tuning: Tuning) -> None:
-    """Raises UnsupportedError for a program with a tile in a cache that cores share: traffic is counted as if every
-    tile were the core's own."""
-    shared = {level.name for level in tuning.device.levels if level.per != "core"}
-    placed = tuning.best.placed
-    for kernel in placed.kernels:
-        found = [v for v, _, _ in values_of(placed, kernel).values() if v.level in shared]
-        if found:
-            names = ", ".join(v.name for v in found)
-            raise UnsupportedError(
-                f"report: {placed.name}.{placed.schedule} keeps {names} in {found[0].level}, and what the cores read "
-                "of it again is not counted yet; see `flashc bound` for the bounds alone"
-            )
-
-
 def case_of(tuning: Tuning) -> Case:
-    _refuse_shared(tuning)
     operator = registry()[tuning.workload.op]
     sizes = environment(operator, tuning.workload.spec)
     program = tuning.best.program
@@ -90,6 +81,5 @@ def case_of(tuning: Tuning) -> Case:
     if recomputes(algorithm, tuning.best.placed):
         single = tuple(b for b in single if not needs_once(b.assumptions))
     numbers = {**sizes, **dict(program.fixed)}
-    core = core_boundary(tuning.device)
-    bounds = for_workers(single, core.workers)
-    return Case(tuning, numbers, program, schedules, operator, statements, bounds, single, core)
+    bounds = for_workers(single, tuning.boundary.workers)
+    return Case(tuning, numbers, program, schedules, operator, statements, bounds, single)

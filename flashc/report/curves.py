@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from flashc.iomodel.bound import best
-from flashc.iomodel.levels import Boundary, boundaries
+from flashc.iomodel.levels import Boundary, boundaries, core_boundary
 from flashc.ir.nodes import Program
 from flashc.report.case import Case
 from flashc.report.facts import Curves, Mark, Series, Span
@@ -34,7 +34,7 @@ def curves(case: Case, progress: Callable[[str], None]) -> Curves:
         _spans(grid, _deciding(case, grid)),
         _leaders(schedules, grid),
         tuple(Mark(_mark(case, b), float(b.worker_bytes)) for b in inside),
-        case.core.worker_bytes,
+        case.fast_bytes,
         float(case.tuning.best.traffic_bytes),
     )
 
@@ -123,7 +123,7 @@ def _spans(grid: Sequence[float], names: Sequence[str]) -> tuple[Span, ...]:
 
 def _mark(case: Case, boundary: Boundary) -> str:
     """What a vertical line of the plot stands for: one memory of the boundary with all that it contains."""
-    if boundary == case.core:
+    if boundary == core_boundary(case.device):
         return "one core"
     name = " + ".join(level.label for level in boundary.inner)
     if boundary.private:

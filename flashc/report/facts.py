@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+CORES = "the cores"  # what is inside a boundary around each core's own memory
+
 RowKind = Literal["bound", "compulsory", "chosen", "simulated", "optimum", "schedule", "naive"]
 
 
@@ -51,7 +53,7 @@ class LevelRow:
 
 @dataclass(frozen=True)
 class TensorRow:
-    """One tensor at the core boundary; ``chunk_bytes``: read or written in contiguous pieces of at least this."""
+    """One tensor at the boundary; ``chunk_bytes``: read or written in contiguous pieces of at least this."""
 
     name: str
     role: str
@@ -103,7 +105,7 @@ class Tiling:
 class TwoLevel:
     """The chosen schedule, from the two-level model to the device.
 
-    ``optimum``: the least traffic that its tiles can have with the core's memory. ``forced``: the same with the
+    ``optimum``: the least traffic that its tiles can have with that fast memory. ``forced``: the same with the
     device's ``streamed`` tiles, each statement on whole tiles; None where that does not fit. ``chosen``: its own.
     """
 
@@ -214,7 +216,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Rule:
-    """One lower bound at the core's memory: what it gives and what its proof needs."""
+    """One lower bound with that fast memory: what it gives and what its proof needs."""
 
     name: str
     total: float
@@ -262,7 +264,8 @@ class Choice:
 class Report:
     """Everything a report says about one workload on one device.
 
-    ``outer``: the memory that the cores share; ``fast_bytes``: what one core has inside it. ``needs_once``: the bound
+    ``outer``: the memory that the program's loads and stores reach, from ``inside``, where its tiles have
+    ``fast_bytes``; ``holder`` says of what. ``needs_once``: the bound
     that decides there says nothing of schedules that compute a value again. Formulas have their sums by name:
     ``closed_form_sums`` and ``rule_sums`` say what the names stand for.
     """
@@ -277,6 +280,8 @@ class Report:
     backend: str
     version: str
     outer: str
+    inside: str
+    holder: str
     fast_bytes: int
     needs_once: bool
     choice: Choice
@@ -300,7 +305,7 @@ class Report:
     sweep: Sweep | None = None
 
     @property
-    def core_level(self) -> LevelRow:
+    def own_level(self) -> LevelRow:
         """The boundary that the schedule's loads and stores cross."""
         return next(lv for lv in self.levels if lv.counted == "exact")
 

@@ -33,7 +33,7 @@ def _mathml(expression: Any) -> str:
     from sympy.printing.mathml import mathml
 
     def printed(part: Any) -> str:
-        return str(mathml(part, printer="presentation"))
+        return str(mathml(part, printer="presentation")).replace("<mo><</mo>", "<mo>&lt;</mo>")  # sympy leaves it bare
 
     if not isinstance(expression, sympy.Piecewise):
         return printed(expression)

@@ -18,6 +18,7 @@ from flashc.iomodel.levels import (
     Boundary,
     LevelBound,
     contiguous_bytes,
+    core_boundary,
     level_bounds,
     storage_seconds,
 )
@@ -30,6 +31,7 @@ from flashc.report import sentences
 from flashc.report.case import Case, needs_once
 from flashc.report.curves import curves
 from flashc.report.facts import (
+    CORES,
     Choice,
     Disk,
     Formula,
@@ -59,12 +61,13 @@ def gather(case: Case, sweep: Sweep | None = None, progress: Progress = lambda _
     """All facts of a report on one tuning; ``sweep`` is added as it is."""
     tuning, device = case.tuning, case.device
     progress("bounds at every level")
-    _, leading = best(case.bounds, case.sizes, case.core.worker_bytes)
+    _, leading = best(case.bounds, case.sizes, case.fast_bytes)
     levels = _levels(case)
     roofline = _roofline(case, levels)
     bounds = sorted(case.bounds, key=lambda b: -_total(case, b))
     proved, moved = [b.formula() for b in bounds], closed_form_terms(case.tuning.best.placed)
     sums = named_sums([*proved, *moved.values()])
+    shared = case.boundary.inner[0].label
     progress("simulating the chosen schedule")
     report = Report(
         op=tuning.workload.op,
@@ -76,8 +79,10 @@ def gather(case: Case, sweep: Sweep | None = None, progress: Progress = lambda _
         arch=device.arch,
         backend=tuning.backend,
         version=__version__,
-        outer=case.core.outer.label,
-        fast_bytes=case.core.worker_bytes,
+        outer=case.boundary.outer.label,
+        inside=CORES if case.boundary.private else shared,
+        holder="per core" if case.boundary.private else f"in {shared} and the cores",
+        fast_bytes=case.fast_bytes,
         needs_once=needs_once(leading.assumptions),
         choice=_choice(case),
         least_seconds=_least(roofline, levels),
@@ -132,11 +137,11 @@ def _choice(case: Case) -> Choice:
     )
 
 
-# -- traffic at the core boundary
+# -- traffic at the boundary
 
 
 def _traffic(case: Case) -> tuple[TrafficRow, ...]:
-    moved, rule = best(case.bounds, case.sizes, case.core.worker_bytes)
+    moved, rule = best(case.bounds, case.sizes, case.fast_bytes)
     compulsory, _ = best(case.bounds, case.sizes, math.inf)
     counted = level_traffic(case.program)
     loads, stores = (counted.bytes(direction=way).evaluate(case.sizes) for way in ("read", "write"))
@@ -201,12 +206,12 @@ def _passes(case: Case) -> tuple[PassRow, ...]:
 
 
 def _rule(case: Case, bound: LowerBound, written: Formula, used: bool) -> Rule:
-    certificate = certified(bound, case.sizes, case.core.worker_bytes)
+    certificate = certified(bound, case.sizes, case.fast_bytes)
     return Rule(bound.rule, _total(case, bound), bound.assumptions, written, certificate, used)
 
 
 def _total(case: Case, bound: LowerBound) -> float:
-    return bound.at(case.sizes, case.core.worker_bytes).total
+    return bound.at(case.sizes, case.fast_bytes).total
 
 
 # -- levels
@@ -242,12 +247,12 @@ def _level(case: Case, found: LevelBound) -> LevelRow:
 
 
 def _inside(case: Case, boundary: Boundary) -> str:
-    return "one core" if boundary == case.core else " + ".join(x.label for x in boundary.inner)
+    return "one core" if boundary == core_boundary(case.device) else " + ".join(x.label for x in boundary.inner)
 
 
 def _moved(case: Case, boundary: Boundary) -> tuple[float | None, str]:
-    """Bytes of the chosen schedule: its own loads and stores at a core, what the time model expects of main memory."""
-    if boundary == case.core:
+    """Bytes of the chosen schedule: its own loads and stores, or what the time model expects of main memory."""
+    if boundary == case.boundary:
         return float(case.tuning.best.traffic_bytes), "exact"
     if boundary.outer == case.device.main_memory and "memory" in case.tuning.best.units:
         return case.tuning.best.units["memory"] * rates.memory_rate(case.device), "modelled"

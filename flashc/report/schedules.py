@@ -28,10 +28,10 @@ def least(case: Case, program: Program, fast_bytes: int) -> Optimum | None:
 
 
 def schedule_rows(case: Case) -> tuple[TrafficRow, ...]:
-    """Every schedule with its best tiles for the core's memory, loads and stores apart, least first."""
+    """Every schedule with its best tiles for the fast memory, loads and stores apart, least first."""
     rows = []
     for kind, program in all_schedules(case):
-        found = least(case, program, case.core.worker_bytes)
+        found = least(case, program, case.fast_bytes)
         if found is not None:
             rows.append(_row(case, kind, program, dict(found.tiles)))
     return tuple(sorted(rows, key=lambda row: row.total))
@@ -53,11 +53,11 @@ def two_level(case: Case) -> TwoLevel | None:
     """
     chosen = case.tuning.best
     program = next(p for p in case.schedules if p.schedule == chosen.schedule)
-    free = least(case, program, case.core.worker_bytes)
+    free = least(case, program, case.fast_bytes)
     if free is None:
         return None
     streamed = {t: chosen.tiles[t] for t in streamed_tiles(program)}
-    forced = optimum(program, case.sizes, case.core.worker_bytes, "bytes", fixed=streamed, whole_tiles=True)
+    forced = optimum(program, case.sizes, case.fast_bytes, "bytes", fixed=streamed, whole_tiles=True)
     return TwoLevel(
         chosen.schedule,
         _tiling(free),

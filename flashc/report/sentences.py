@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from flashc.report import numbers
-from flashc.report.facts import LevelRow, Report
+from flashc.report.facts import CORES, LevelRow, Report
 
 NEAR = 1.25  # a ratio up to this is called near
 HEAVY = 0.4  # share of the longest unit's time from which another unit is named
@@ -44,9 +44,9 @@ def _verdict(report: Report) -> Iterator[str]:
     ratio = numbers.ratio(chosen.total / bound.total)
     who = "that computes nothing twice " if report.needs_once else ""
     yield (
-        f"Moves {numbers.moved(chosen.total)} between {report.outer} and the cores, {ratio} the "
-        f"{numbers.moved(bound.total)} that no schedule {who}can go below with {numbers.held(report.fast_bytes)} per "
-        "core."
+        f"Moves {numbers.moved(chosen.total)} between {report.outer} and {report.inside}, {ratio} the "
+        f"{numbers.moved(bound.total)} that no schedule {who}can go below with {numbers.held(report.fast_bytes)} "
+        f"{report.holder}."
     )
     longest = choice.units[0].seconds if choice.units else 0.0
     yield (
@@ -91,22 +91,31 @@ def _of_the_bottleneck(report: Report) -> Iterator[str]:
         return
     bound, chosen = report.row("bound").total, report.row("chosen").total
     if longest == "loads":
-        own = min(loads, report.core_level.moved_seconds or loads)
+        own = min(loads, report.own_level.moved_seconds or loads)
         yield (
             f"Fewer bytes to the cores: the schedule's own loads and stores take {numbers.time(own)} and would take "
             f"{numbers.time(own * bound / chosen)} at the bound. Larger tiles, or cores that share what they load, get "
             "there."
         )
         if loads > own * NEAR:
-            yield (
-                f"The other {numbers.time(loads - own)} of traffic is what matrix and vector units hand each other "
-                f"through {report.outer}: a schedule that needs fewer such hand-overs, or narrower ones, helps more."
-            )
+            yield f"The other {numbers.time(loads - own)} of traffic is {_other_loads(report)}"
         return
     yield (
         f"Less traffic would not help: {unit_name(longest)} take {numbers.time(units[longest])}, all loads "
         f"{numbers.time(loads)}, and most of those are hidden. Traffic could grow "
         f"{numbers.ratio(units[longest] / loads)} before it took longer."
+    )
+
+
+def _other_loads(report: Report) -> str:
+    if report.inside != CORES:
+        return (
+            f"what the cores read again of the tiles in {report.inside}: a schedule that keeps them in a core's own "
+            "memory helps more."
+        )
+    return (
+        f"what matrix and vector units hand each other through {report.outer}: a schedule that needs fewer such "
+        "hand-overs, or narrower ones, helps more."
     )
 
 

@@ -25,10 +25,10 @@ LINE = 64
 
 
 def simulated(case: Case) -> Simulated:
-    """Exact count, LRU and Belady with the core's memory; without a C++ compiler the exact count alone, of a program
+    """Exact count, LRU and Belady with the fast memory; without a C++ compiler the exact count alone, of a program
     that has no trace neither."""
     sizes = part(case.program, case.sizes)
-    fast = case.core.worker_bytes // LINE * LINE
+    fast = case.fast_bytes // LINE * LINE
     bound, rule = best(case.single, sizes, fast)
     counted = level_traffic(case.program)
     loads, stores = (counted.bytes(direction=way).evaluate(sizes) for way in ("read", "write"))

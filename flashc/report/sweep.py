@@ -69,7 +69,7 @@ def sweep(
 def _point(workload: Workload, device: Device, key: str, value: int, backend: str | None) -> SweepPoint:
     case = case_of(tune(workload.with_overrides({key: value}), device, backend=backend))
     chosen = case.tuning.best
-    moved, _ = best(case.bounds, case.sizes, case.core.worker_bytes)
+    moved, _ = best(case.bounds, case.sizes, case.fast_bytes)
     return SweepPoint(
         value,
         moved.total,
