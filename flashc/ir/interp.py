@@ -171,12 +171,13 @@ class _Machine:
             self.step(stmt, frame)
 
     def step(self, stmt: Stmt, frame: _Frame) -> None:
+        if isinstance(stmt, Seq):
+            self.run_steps(stmt, [frame])
+            return
         self.count("read", frame, reads_of(stmt))
         match stmt:
             case Par():
                 self.run_par(stmt, (t for t in self.tasks(stmt, frame, 0) if self.select(t.coordinates())))
-            case Seq():
-                self.run_seq(stmt, frame)
             case Load():
                 self.define(frame, stmt.out, self.load(stmt, frame))
             case Store():
@@ -193,8 +194,7 @@ class _Machine:
                 self.define(frame, stmt.out, self.reduce(stmt, frame))
             case Alloc() | Sync():
                 pass
-        if not isinstance(stmt, Seq):
-            self.count("write", frame, (v.name for v in writes_of(stmt)))
+        self.count("write", frame, (v.name for v in writes_of(stmt)))
 
     def tasks(self, par: Par, frame: _Frame, depth: int) -> Iterator[_Frame]:
         if depth == len(par.loops):
@@ -220,12 +220,10 @@ class _Machine:
             for task in alive:
                 self.step(stmt, task)
 
-    def run_seq(self, seq: Seq, frame: _Frame) -> None:
-        self.run_steps(seq, [frame])
-
     def run_steps(self, seq: Seq, tasks: Sequence[_Frame]) -> None:
         """The steps of a loop that ``tasks`` take together; between two barriers one task runs after the other."""
         for task in tasks:
+            self.count("read", task, reads_of(seq))
             for c in seq.carry:
                 self.define(task, c.value, self.elementwise(c.init, c.value.axes, task))
             self.count("write", task, (v.name for v in writes_of(seq)))
