@@ -19,6 +19,7 @@ from flashc.autotune import counts, rates
 from flashc.autotune.counts import SHARE, Tasks
 from flashc.autotune.occupancy import spilled_bytes, workers
 from flashc.autotune.rates import ZERO, divided, total
+from flashc.autotune.streams import ahead_again, jumps
 from flashc.hwmodels.model import Device, Level
 from flashc.ir.analysis import Pad, Transfer, transfers
 from flashc.ir.intexpr import Const, IntExpr, ceil_div, imax, imin
@@ -27,7 +28,7 @@ from flashc.ir.nodes import Kernel, Par, Program, Seq, Stmt
 from flashc.ir.steps import barriers, launched, launches
 
 ONE: IntExpr = Const(1)
-LOADS, MEMORY = "loads", "memory"
+LOADS, MEMORY, JUMPS = "loads", "memory", "jumps"
 PARTS = 4  # streams are counted in quarters
 SIDE_BY_SIDE = 2  # tasks that hide each other on one core: while one multiplies the other does the rest
 
@@ -153,6 +154,8 @@ class _Model:
             ("exp", divided(exps, rates.exp_rate(self.device))),
         )
         found = [(name, self._shared_out(time)) for name, time in arithmetic]
+        if self.style.out_of_order and (jumped := jumps(self.walked)) != ZERO:
+            found.append((JUMPS, jumped // self.device.cores * rates.jump_ps(self.device)))
         staging, cache = rates.staging(self.device), rates.shared_cache(self.device)
         if staging is not None:
             reads = total(d.operand_bytes for d in dots) + self._spills()
@@ -228,7 +231,15 @@ class _Model:
         capacity = cache.capacity_bytes * cache.instances if cache and cache.capacity_bytes else None
         slots = self.resident * self.device.cores
         moved = counts.distinct_bytes(self.walked, self.tasks.count, slots, capacity)
-        return divided(moved, rates.memory_rate(self.device))
+        return divided(moved, rates.memory_rate(self.device)) + self._again()
+
+    def _again(self) -> IntExpr:
+        """On a CPU what is loaded ahead waits in its caches: where the first is too small, it comes from the second."""
+        caches = rates.private_caches(self.device)
+        if not self.style.out_of_order or len(caches) < 2 or not caches[-1].capacity_bytes:
+            return ZERO
+        again = ahead_again(self.walked, caches[-1].capacity_bytes)
+        return divided(again, rates.level_rate(caches[-2])) * imin(ONE, self.stages - 1)
 
     # -- one core
 

@@ -107,6 +107,14 @@ def barrier_ps(device: Device) -> int:
     return BARRIER_TRIPS * load_latency_ps(device)
 
 
+MISSES = 24  # misses of a CPU core's first cache under way at once: 10 on Intel Skylake, 24 on AMD Zen 3
+
+
+def jump_ps(device: Device) -> int:
+    """What a load costs that no prefetcher foresees, beside others like it."""
+    return load_latency_ps(device) // MISSES
+
+
 def load_latency_ps(device: Device) -> int:
     """How long a load takes that a shared cache serves, or the main memory where there is none."""
     level = shared_cache(device) or device.main_memory

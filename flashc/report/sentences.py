@@ -17,6 +17,7 @@ UNITS = {
     "exp": "exponentials",
     "loads": "loads through the shared cache",
     "memory": "main memory",
+    "jumps": "jumps from row to row of what is loaded",
     "launch": "the launch",
 }
 
