@@ -36,6 +36,7 @@ from flashc.ops import registry
 
 TELLING = 1.5  # slowest over fastest
 ROUNDS, BEST = 5, 5
+AGAIN = 45  # rounds of the pick and the BEST fastest: the least of several medians is low by as much as they scatter
 TOLERANCE = 0.02  # of a tiling's result against the pick's; the pick's own accuracy is verify's business
 SHARE = 0.7  # of the time allowed, for compiling and timing all; the rest re-times the fastest
 
@@ -174,7 +175,7 @@ def measured(
     timed = {n: Timed(chosen[n], statistics.median(t), statistics.stdev(t)) for n, t in times.items()}
     fastest = sorted(timed, key=lambda n: timed[n].seconds)[:BEST]
     again = interleaved(
-        {n: runs[n] for n in dict.fromkeys([0, *fastest])}, 3 * ROUNDS, stopwatch,
+        {n: runs[n] for n in dict.fromkeys([0, *fastest])}, AGAIN, stopwatch,
         within=began + within - clock(), clock=clock,
     )
     medians = {n: statistics.median(t) for n, t in again.items()}
