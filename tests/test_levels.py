@@ -26,6 +26,7 @@ from flashc.iomodel.levels import (
 )
 from flashc.ir.footprint import values_of
 from flashc.ops import registry
+from flashc.report.case import case_of
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 USABLE = [n for n in list_devices() if not load_device(n).unusable]
@@ -103,24 +104,30 @@ def test_a_program_is_held_against_the_bound_around_all_memory_its_tiles_are_in(
 ) -> None:
     found = tune(load_workload(workload), load_device(device))
     placed, boundary = found.best.placed, found.boundary
-    inside = {x.name for b in boundaries(found.device) if b.total_bytes <= boundary.total_bytes for x in b.inner}
     kept = {v.level for kernel in placed.kernels for v, _, _ in values_of(placed, kernel).values()} - {"memory"}
+    assert boundary is not None
+    inside = {x.name for b in boundaries(found.device) if b.total_bytes <= boundary.total_bytes for x in b.inner}
     assert kept <= inside
     assert boundary == core_boundary(found.device) or kept & {x.name for x in boundary.inner}
     assert all(found.best.traffic_bytes >= b.bytes for b in found.bounds)
 
 
 def test_matrices_that_cores_share_move_the_boundary_outwards() -> None:
-    assert tune(load_workload(LSTM), load_device("zen3_nvme")).boundary.outer.name == "dram"
-    assert tune(load_workload(PLAIN), load_device("zen3_nvme")).boundary.outer.name == "l3"
+    found = [tune(load_workload(w), load_device("zen3_nvme")).boundary for w in (LSTM, PLAIN)]
+    assert [b.outer.name for b in found if b] == ["dram", "l3"]
 
 
 def test_a_shared_cache_of_unknown_size_bounds_nothing() -> None:
     device = load_device("zen3_nvme")
     levels = tuple(replace(lv, capacity_bytes=None) if lv.name == "l3" else lv for lv in device.levels)
     placed = tune(load_workload(LSTM), device).best.placed
-    with pytest.raises(UnsupportedError, match="keeps tiles in l3"):
-        crossed(replace(device, levels=levels), placed)
+    unknown = replace(device, levels=levels)
+    assert crossed(unknown, placed) is None
+    found = tune(load_workload(PLAIN), unknown)
+    assert found.boundary is not None and found.boundary.outer.name == "l3"
+    cores = replace(device, levels=tuple(replace(x, capacity_bytes=None) if x.name == "reg" else x for x in levels))
+    with pytest.raises(UnsupportedError, match="zen3_nvme lacks the capacity of a memory"):
+        case_of(replace(found, device=cores, boundary=crossed(cores, found.best.placed)))
 
 
 # --- bounds

@@ -22,6 +22,7 @@ from flashc.compiler.artefacts import Artefacts
 from flashc.compiler.leaning import leaned_on
 from flashc.compiler.neighbours import slower_by, tightest
 from flashc.compiler.tune import Choice, Tuning
+from flashc.iomodel.levels import Boundary
 
 _SIGNS = {"<=": "at most", "==": "exactly", "!=": "other than", "%==0": "a multiple of"}
 TIE = "equal by the model; ties go to larger tiles, fewer warps and stages"
@@ -146,15 +147,21 @@ def _traffic(tuning: Tuning, choice: Choice) -> Table:
         (b.name, traffic(b.bytes), factor(moved / b.bytes) if b.bytes else "-", b.assumptions)
         for b in tuning.bounds
     )
-    outer, held = tuning.boundary.outer.name, capacity(tuning.boundary.worker_bytes)
-    inside = tuning.boundary.inner[0].name
-    note = f"fast memory of the bounds: {held}, all that is private to one core"
-    title = f"traffic between the cores and shared memory: {traffic(moved)}"
-    if not tuning.boundary.private:
-        note = f"fast memory of the bounds: {held}, {inside} and all inside it; tiles that cores share are in {inside}"
-        title = f"traffic between {outer} and {inside}: {traffic(moved)}"
+    title, note = _boundary(tuning.boundary)
     columns = ("lower bound", "bytes", "moved / bound", "holds if")
-    return Table(title, columns, rows, frozenset({"bytes", "moved / bound"}), note)
+    return Table(f"{title}: {traffic(moved)}", columns, rows, frozenset({"bytes", "moved / bound"}), note)
+
+
+def _boundary(boundary: Boundary | None) -> tuple[str, str]:
+    """What the traffic is between, and the fast memory of its bounds."""
+    cores = "traffic between the cores and shared memory"
+    if boundary is None:
+        return cores, "fast memory of the bounds: unlimited, the device does not tell all sizes"
+    held, inside = capacity(boundary.worker_bytes), boundary.inner[0].name
+    if boundary.private:
+        return cores, f"fast memory of the bounds: {held}, all that is private to one core"
+    note = f"fast memory of the bounds: {held}, {inside} and all inside it; tiles that cores share are in {inside}"
+    return f"traffic between {boundary.outer.name} and {inside}", note
 
 
 def _defaults(tuning: Tuning, choice: Choice, every: bool) -> Lines:

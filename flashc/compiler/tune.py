@@ -7,6 +7,7 @@ least time wins. A schedule that no tile sizes satisfy keeps its minimal conflic
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ class Rejection:
 @dataclass(frozen=True)
 class Tuning:
     """The answer: ranked choices (best first), rejected schedules, and bounds on what crosses ``boundary``, as the best
-    choice's loads and stores do."""
+    choice's loads and stores do; without a boundary, whose sizes the device does not tell, for unlimited memory."""
 
     workload: Workload
     device: Device
@@ -80,7 +81,7 @@ class Tuning:
     ranked: tuple[Choice, ...]
     rejected: tuple[Rejection, ...]
     bounds: tuple[Bound, ...]
-    boundary: Boundary
+    boundary: Boundary | None
     seconds: float
 
     @property
@@ -216,7 +217,8 @@ def tune(
     )
     boundary = crossed(device, choices[0].placed)
     statements = cascade(operator.algorithm(workload.spec), schedules[0])
-    bounds = evaluated(for_workers(lower_bounds(statements), boundary.workers), env, boundary.worker_bytes)
+    workers, fast = (boundary.workers, boundary.worker_bytes) if boundary else (device.cores, math.inf)
+    bounds = evaluated(for_workers(lower_bounds(statements), workers), env, fast)
     return Tuning(
         workload,
         device,
@@ -307,7 +309,7 @@ def as_json(tuning: Tuning) -> dict[str, Any]:
             {"schedule": r.schedule, "conflict": [str(m.check) for m in r.conflict.members]} for r in tuning.rejected
         ],
         "bounds": [dataclasses.asdict(b) for b in tuning.bounds],
-        "fast_memory_bytes": tuning.boundary.worker_bytes,
+        "fast_memory_bytes": tuning.boundary.worker_bytes if tuning.boundary else 0,
         "defaults": [{"field": d.field, "value": d.value, "reason": d.reason} for d in tuning.device.defaults],
         "seconds": round(tuning.seconds, 4),
     }

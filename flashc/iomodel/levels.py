@@ -15,7 +15,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from flashc.errors import UnsupportedError
 from flashc.hwmodels.model import Device, Level
 from flashc.iomodel.bound import Env, LowerBound, Moved, best, warm
 from flashc.iomodel.bounds import for_workers
@@ -84,20 +83,12 @@ def core_boundary(device: Device) -> Boundary:
     return next(b for b in boundaries(device) if b.private)
 
 
-def crossed(device: Device, placed: Program) -> Boundary:
+def crossed(device: Device, placed: Program) -> Boundary | None:
     """The boundary that a placed program's loads and stores cross: around one core, or around the outermost cache
-    that cores share in which it keeps a tile. Raises UnsupportedError where that cache's size is unknown."""
+    that cores share in which it keeps a tile. None where the size of a memory inside is unknown."""
     kept = {v.level for kernel in placed.kernels for v, _, _ in values_of(placed, kernel).values()}
     shared = next((level for level in device.levels if level.per != "core" and level.name in kept), None)
-    if shared is None:
-        return core_boundary(device)
-    found = next((b for b in boundaries(device) if shared in b.inner), None)
-    if found is None:
-        raise UnsupportedError(
-            f"{placed.name}.{placed.schedule} keeps tiles in {shared.name}, and {device.name} does not say how large "
-            "that or a memory inside it is: without it there is no bound to compare with"
-        )
-    return found
+    return next((b for b in boundaries(device) if (shared in b.inner if shared else b.private)), None)
 
 
 def _side_by_side(levels: Sequence[Level]) -> list[list[Level]]:

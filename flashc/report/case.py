@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flashc.compiler.tune import Tuning, environment
+from flashc.errors import UnsupportedError
 from flashc.hwmodels.model import Device
 from flashc.iomodel.bound import LowerBound
 from flashc.iomodel.bounds import for_workers, lower_bounds
@@ -22,7 +23,7 @@ from flashc.ops import Operator, registry
 @dataclass(frozen=True)
 class Case:
     """One tuning with what the facts are read off: sizes, the bound program with its numbers, and the bounds on what
-    all workers move together; ``single``: those for one memory."""
+    all workers move together; ``single``: those for one memory; ``boundary``: what loads and stores cross."""
 
     tuning: Tuning
     sizes: Mapping[str, Any]
@@ -32,15 +33,11 @@ class Case:
     cascade: Cascade
     bounds: tuple[LowerBound, ...]
     single: tuple[LowerBound, ...]
+    boundary: Boundary
 
     @property
     def device(self) -> Device:
         return self.tuning.device
-
-    @property
-    def boundary(self) -> Boundary:
-        """What the program's loads and stores cross."""
-        return self.tuning.boundary
 
     @property
     def fast_bytes(self) -> int:
@@ -71,6 +68,13 @@ def _dots(program: Program) -> list[Site]:
 
 
 def case_of(tuning: Tuning) -> Case:
+    """Raises UnsupportedError where the device does not tell how large the memories are that hold the tiles."""
+    boundary = tuning.boundary
+    if boundary is None:
+        raise UnsupportedError(
+            f"report: {tuning.device.name} lacks the capacity of a memory in which {tuning.best.schedule} keeps tiles, "
+            "or of one inside it: add it to the device file (docs/devices.md)"
+        )
     operator = registry()[tuning.workload.op]
     sizes = environment(operator, tuning.workload.spec)
     program = tuning.best.program
@@ -81,5 +85,5 @@ def case_of(tuning: Tuning) -> Case:
     if recomputes(algorithm, tuning.best.placed):
         single = tuple(b for b in single if not needs_once(b.assumptions))
     numbers = {**sizes, **dict(program.fixed)}
-    bounds = for_workers(single, tuning.boundary.workers)
-    return Case(tuning, numbers, program, schedules, operator, statements, bounds, single)
+    bounds = for_workers(single, boundary.workers)
+    return Case(tuning, numbers, program, schedules, operator, statements, bounds, single, boundary)
