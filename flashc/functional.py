@@ -67,7 +67,7 @@ def attention(
     kernel.executable(call)
     if alone:
         names = ("q", "k", "v", "o")[: len(arrays)]
-        _repeats.keep(options, arrays, repeat_of(kernel.executable, kernel.program, call, names, arrays))
+        _repeats.keep(options, arrays, lambda: repeat_of(kernel.executable, kernel.program, call, names, arrays))
     return (call.tensors["o"], call.tensors["lse"]) if return_lse else call.tensors["o"]
 
 

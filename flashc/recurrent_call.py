@@ -97,8 +97,9 @@ def run(layer: Layer, op: str, outputs: tuple[str, ...], arrays: Mapping[str, An
     given = dict(zip(takes, values, strict=True))
     call = invocation(kernel.program, given, sizes, params, kernel.operator.derive)
     kernel.executable(call)
-    again = repeat_of(kernel.executable, kernel.program, call, takes, values)
-    _repeats.keep((layer, op, outputs), values, again)
+    _repeats.keep(
+        (layer, op, outputs), values, lambda: repeat_of(kernel.executable, kernel.program, call, takes, values)
+    )
     return {name: call.tensors[name] for name in gives}
 
 

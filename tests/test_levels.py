@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from report_cases import LSTM
 
 from flashc.compiler.tune import environment, tune
 from flashc.compiler.workload import load_workload
@@ -93,7 +94,6 @@ def test_memory_grows_outwards_and_is_all_there_is(name: str) -> None:
     assert core_boundary(device).worker_bytes == own
 
 
-LSTM = {"op": "recurrent", "cell": "lstm", "batch": 16, "steps": 32, "heads": 8, "head_dim": 64, "dtype": "fp32"}
 PLAIN = {"op": "attention", "batch": 1, "heads": 4, "seq": 512, "head_dim": 64, "dtype": "fp32"}
 
 

@@ -10,6 +10,7 @@ import torch
 
 import flashc
 from flashc.compiler.alike import RELEASES, alike_of
+from flashc.compiler.calls import Repeats
 from flashc.errors import ArgumentError
 
 WORKLOAD = {"op": "attention", "batch": 1, "heads": 2, "seq": 40, "head_dim": 16, "dtype": "fp32"}
@@ -171,3 +172,14 @@ def test_options_and_arguments_may_change_from_call_to_call() -> None:
         assert torch.allclose(flashc.attention(q, k, k).double(), expected(q, k, k), atol=1e-5)
         out = torch.empty_like(q)
         assert flashc.attention(q, k, v, out=out) is out
+
+
+def test_nothing_is_worked_out_for_a_call_that_cannot_be_found_again() -> None:
+    made: list[str] = []
+    repeats = Repeats()
+    q, k, v = tensors(4)
+    repeats.keep(([3, 0],), (q, k, v), lambda: made.append("an option that is a list"))
+    repeats.keep((), ([1.0], k, v), lambda: made.append("an argument that is a list"))
+    assert not made
+    repeats.keep((), (q, k, v), lambda: list)
+    assert repeats.find((), tensors(5)) is list

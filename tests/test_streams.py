@@ -34,13 +34,13 @@ CASES = {
 }
 
 
-def bound(document: dict[str, Any], **tiles: int) -> tuple[Program, dict[str, Any]]:
-    """The first schedule in tiles of seven, or as given."""
+def bound(document: dict[str, Any]) -> tuple[Program, dict[str, Any]]:
+    """The first schedule in tiles of seven."""
     workload = load_workload(document)
     operator = registry()[workload.op]
     env = environment(operator, workload.spec)
     program = operator.schedules(workload.spec)[0]
-    return bind(program, {t: tiles.get(t, 7) for t in program.tiles}), env
+    return bind(program, dict.fromkeys(program.tiles, 7)), env
 
 
 @pytest.mark.parametrize("document", CASES.values(), ids=CASES)

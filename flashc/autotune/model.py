@@ -182,10 +182,10 @@ class _Model:
     def _beyond_first_cache(self, found: counts.DotCount) -> IntExpr:
         """A panel that is strewn over more than the innermost cache comes from the next one at every block, and a
         result that is added to goes there and back if its tile is larger."""
-        caches = rates.private_caches(self.device)
-        if len(caches) < 2 or not caches[-1].capacity_bytes:
+        caches = rates.first_caches(self.device)
+        if caches is None:
             return ZERO
-        first, next_rate = caches[-1].capacity_bytes, rates.level_rate(caches[-2])
+        first, next_rate = caches
         strewn, spread = (imin(ONE, b // (first + 1)) for b in (found.panel_bytes, found.result_bytes))
         panels = divided(found.panel_reads, next_rate) // HIDDEN_PANELS
         return panels * strewn + divided(found.results, next_rate) * spread
@@ -235,11 +235,11 @@ class _Model:
 
     def _again(self) -> IntExpr:
         """On a CPU what is loaded ahead waits in its caches: where the first is too small, it comes from the second."""
-        caches = rates.private_caches(self.device)
-        if not self.style.out_of_order or len(caches) < 2 or not caches[-1].capacity_bytes:
+        caches = rates.first_caches(self.device)
+        if caches is None or not self.style.out_of_order:
             return ZERO
-        again = ahead_again(self.walked, caches[-1].capacity_bytes)
-        return divided(again, rates.level_rate(caches[-2])) * imin(ONE, self.stages - 1)
+        first, next_rate = caches
+        return divided(ahead_again(self.walked, first), next_rate)
 
     # -- one core
 

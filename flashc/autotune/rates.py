@@ -66,6 +66,14 @@ def private_caches(device: Device) -> list[Level]:
     return [lv for lv in device.levels if lv.kind == "cache" and lv.per == "core" and lv.bandwidth_gbs]
 
 
+def first_caches(device: Device) -> tuple[int, float] | None:
+    """Bytes of a core's innermost cache and the rate of the next; None unless it has two of known size and rate."""
+    caches = private_caches(device)
+    if len(caches) < 2 or not caches[-1].capacity_bytes:
+        return None
+    return caches[-1].capacity_bytes, level_rate(caches[-2])
+
+
 def multiply_adds_per_load(device: Device) -> Fraction:
     """Multiply-adds that a CPU core issues per vector load: its peak against its innermost cache."""
     caches = private_caches(device)

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from flashc.autotune.counts import Walked
 from flashc.autotune.rates import ZERO, total
 from flashc.ir.analysis import Site, tiled_in
-from flashc.ir.intexpr import Const, IntExpr, imax
+from flashc.ir.footprint import tile_elements
+from flashc.ir.intexpr import Const, IntExpr, imax, imin
 from flashc.ir.nodes import Load, Seq, tiled_axis
 
 
@@ -48,9 +49,7 @@ def _ahead(k: Walked) -> Iterator[tuple[Site, IntExpr]]:
 def _beyond(site: Site, stages: IntExpr, first: int) -> IntExpr:
     assert isinstance(site.stmt, Load)
     value = site.stmt.out
-    tile: IntExpr = Const(value.dtype.bytes)
-    for axis in value.axes:
-        tile = tile * site.scope[axis].size
-    ring = tile * stages
+    ring = tile_elements(value, site.scope) * value.dtype.bytes * stages
     moved = site.count(value.axes) * value.dtype.bytes
-    return moved // imax(ring, Const(1)) * imax(ZERO, ring - first)
+    again = moved // imax(ring, Const(1)) * imax(ZERO, ring - first)
+    return again * imin(Const(1), stages - 1)

@@ -100,47 +100,56 @@ def _numpy_address(array: Any) -> int:
 
 
 @dataclass(frozen=True)
-class _Latest:
-    """The call that was found last: mostly the next one is like it, and one question to torch tells so."""
+class _Known:
+    """A call worked out, and the question whether tensors are like its own."""
 
     options: Hashable
-    alike: Alike
     repeat: Repeat
+    alike: Alike | None
+
+
+# An argument that is no array (it is converted, or refused with its name), an option that is no plain value.
+_UNKEYED = (AttributeError, TypeError)
 
 
 class Repeats:
     """Calls worked out so far, by their options and their arguments' signatures. Threads may share it."""
 
     def __init__(self) -> None:
-        self._kept: dict[Hashable, tuple[Repeat, Alike | None]] = {}
-        self._latest: _Latest | None = None
+        self._kept: dict[Hashable, _Known] = {}
+        self._latest: _Known | None = None  # mostly the next call is like it
 
     def find(self, options: Hashable, arguments: Sequence[Any]) -> Repeat | None:
         latest = self._latest
         try:
-            if latest is not None and latest.alike(*arguments) and latest.options == options:
+            if latest and latest.alike and latest.alike(*arguments) and latest.options == options:
                 return latest.repeat
         except (TypeError, ValueError, RuntimeError):  # another number of arguments, an option that is an array
             pass
-        repeat, alike = self._kept.get(_key(options, arguments), (None, None))
-        if repeat is not None and alike is not None:
-            self._latest = _Latest(options, alike, repeat)
-        return repeat
+        try:
+            known = self._kept.get(_key(options, arguments))
+        except _UNKEYED:
+            return None
+        if known is None:
+            return None
+        self._latest = known
+        return known.repeat
 
-    def keep(self, options: Hashable, arguments: Sequence[Any], repeat: Repeat | None) -> None:
-        key = _key(options, arguments)
-        if repeat is None or key is None:
+    def keep(self, options: Hashable, arguments: Sequence[Any], work_out: Callable[[], Repeat | None]) -> None:
+        """Keeps what ``work_out`` returns; it is not called for arguments and options that cannot be found again."""
+        try:
+            key = _key(options, arguments)
+            hash(key)
+        except _UNKEYED:
+            return
+        repeat = work_out()
+        if repeat is None:
             return
         if len(self._kept) >= KEPT:
             self._kept.clear()
-        self._kept[key] = repeat, None if isinstance(arguments[0], np.ndarray) else alike_of(arguments)
+        alike = None if isinstance(arguments[0], np.ndarray) else alike_of(arguments)
+        self._kept[key] = _Known(options, repeat, alike)
 
 
 def _key(options: Hashable, arguments: Sequence[Any]) -> Hashable:
-    """None where an argument is no array (it is converted, or refused with its name) or an option no plain value."""
-    try:
-        key = (options, *map(signature, arguments))
-        hash(key)
-    except (AttributeError, TypeError):
-        return None
-    return key
+    return options, *map(signature, arguments)

@@ -108,7 +108,7 @@ class Kernel:
         given_out = {outputs[0]: out} if out is not None else {}
         return (*inputs[: len(args)], *named, *given_out), (*args, *named.values(), *given_out.values())
 
-    def _first_call(self, key: tuple[str, ...], args: tuple[Any, ...], named: dict[str, Any], out: Any) -> Any:
+    def _first_call(self, given_names: tuple[str, ...], args: tuple[Any, ...], named: dict[str, Any], out: Any) -> Any:
         names, values = self._named(args, named, out)
         given = dict(zip(names, values, strict=True))
         if len(given) < len(names):
@@ -120,7 +120,9 @@ class Kernel:
         everything = {**self._defaults, **given}
         call = invocation(self.program, everything, self._sizes, params, self.operator.derive, given_out)
         self.executable(call)
-        self._repeats.keep(key, values, repeat_of(self.executable, self.program, call, names, values))
+        self._repeats.keep(
+            given_names, values, lambda: repeat_of(self.executable, self.program, call, names, values)
+        )
         return itemgetter(*outputs)(call.tensors)
 
 

@@ -67,7 +67,7 @@ def gather(case: Case, sweep: Sweep | None = None, progress: Progress = lambda _
     bounds = sorted(case.bounds, key=lambda b: -_total(case, b))
     proved, moved = [b.formula() for b in bounds], closed_form_terms(case.tuning.best.placed)
     sums = named_sums([*proved, *moved.values()])
-    shared = case.boundary.inner[0].label
+    inside = CORES if case.boundary.private else _inside(case, case.boundary)
     progress("simulating the chosen schedule")
     report = Report(
         op=tuning.workload.op,
@@ -80,8 +80,8 @@ def gather(case: Case, sweep: Sweep | None = None, progress: Progress = lambda _
         backend=tuning.backend,
         version=__version__,
         outer=case.boundary.outer.label,
-        inside=CORES if case.boundary.private else shared,
-        holder="per core" if case.boundary.private else f"in {shared} and the cores",
+        inside=inside,
+        holder="per core" if case.boundary.private else f"in {inside} and {CORES}",
         fast_bytes=case.fast_bytes,
         needs_once=needs_once(leading.assumptions),
         choice=_choice(case),
