@@ -1,9 +1,10 @@
 """Recurrent layers on the CPU beside PyTorch: `python benchmarks/rnn.py [-o FILE.json] [--only TEXT] [--repeat N]`.
 
 256 steps, hidden size 768, forward and forward with backward. One head, with the projection of x: beside torch.nn.LSTM
-and GRU of the same weights. Several heads, Wx given: beside a loop over steps in PyTorch, plain and with torch.compile
-of the step. Everything is called as a user calls it, the cost of Python included, in interleaved rounds; medians count.
-Results must agree before they are timed.
+and GRU of the same weights. Several heads, Wx given: beside loops over steps in PyTorch: one matrix product per head
+and step, plain and with torch.compile of the step; and one per sequence and head, as FlashRNN's vanilla backend has it
+(flashrnn/vanilla/__init__.py, commit 4dda86e). Everything is called as a user calls it, the cost of Python included, in
+interleaved rounds; medians count. Results must agree before they are timed.
 """
 
 from __future__ import annotations
@@ -98,9 +99,20 @@ def lstm_step(h: Any, c: Any, wx: Any, R: Any) -> tuple[Any, Any]:
     """h, c (heads, sequences, units); wx with its bias (sequences, gates, heads, units); R (heads, units, 4 units)."""
     heads, batch, units = h.shape
     product = torch.bmm(h, R).view(heads, batch, 4, units)
-    i, f, z, o = (product + wx.permute(2, 0, 1, 3)).float().unbind(2)
+    return new_state(c, product + wx.permute(2, 0, 1, 3), h.dtype)
+
+
+def broadcast_step(h: Any, c: Any, wx: Any, R: Any) -> tuple[Any, Any]:
+    """The same with h times R for each sequence by itself: PyTorch copies R for every one."""
+    heads, batch, units = h.shape
+    product = (h[:, :, None] @ R[:, None]).view(heads, batch, 4, units)
+    return new_state(c, product + wx.permute(2, 0, 1, 3), h.dtype)
+
+
+def new_state(c: Any, pre: Any, dtype: Any) -> tuple[Any, Any]:
+    i, f, z, o = pre.float().unbind(2)
     c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(z)
-    return (torch.sigmoid(o) * torch.tanh(c)).to(h.dtype), c
+    return (torch.sigmoid(o) * torch.tanh(c)).to(dtype), c
 
 
 def loop(step: Callable[..., tuple[Any, Any]], x: Any, R: Any, b: Any) -> Any:
@@ -121,7 +133,10 @@ def peers(layer: Layer) -> dict[str, Callable[[Tensors], Any]]:
         return {f"torch.nn.{layer.cell.upper()}": lambda given: layer.module(given["x"])[0][:, :, None]}
     torch.compiler.reset()  # of one function it keeps eight shapes, and runs the others uncompiled
     compiled = torch.compile(lstm_step, dynamic=False)
-    return {"loop": lambda given: loop(lstm_step, **given), "compiled loop": lambda given: loop(compiled, **given)}
+    found = {"loop": lambda given: loop(lstm_step, **given), "compiled loop": lambda given: loop(compiled, **given)}
+    if layer.training:  # autograd would keep every step's copies of R: 6 GB
+        return found
+    return found | {"FlashRNN's loop": lambda given: loop(broadcast_step, **given)}
 
 
 # -- a row

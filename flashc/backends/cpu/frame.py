@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from flashc.backends.cpu.scalars import int_text
@@ -26,6 +27,9 @@ class Place:
     dtype: DType
     strides: dict[str, str]
     pair: str | None = None
+
+
+Targets = Mapping[str, Sequence[Place]]  # where the vectors of each result go
 
 
 @dataclass

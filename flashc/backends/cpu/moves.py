@@ -117,14 +117,29 @@ def _copy_pairs(p: Printer, stmt: Copy, source: Place, target: Place) -> None:
     p.close()
 
 
-def emit_store(p: Printer, stmt: Store, scope: Scope) -> None:
+def target_place(p: Printer, stmt: Store, scope: Scope, name: str) -> Place:
+    """Where in memory the store writes, through a pointer of that name."""
     tensor = p.program.tensor(stmt.access.tensor)
-    source = p.places[stmt.value]
-    axes = tiled_axes(stmt.access, scope)
-    target = tensor_strides(tensor, stmt.access, scope)
-    order = sorted(axes, key=lambda a: target[a] == "1")
+    p.line(f"auto* const {name} = {address(p, stmt.access, tensor, scope)};")
+    return Place(name, tensor.dtype, tensor_strides(tensor, stmt.access, scope))
+
+
+def in_vectors(p: Printer, stmt: Store, scope: Scope) -> bool:
+    """Whether the store writes whole vectors of the lane axis, contiguous in memory."""
+    value, tensor = p.values[stmt.value], p.program.tensor(stmt.access.tensor)
+    lane = value.layout.lane_axis() if value.layout else None
+    if lane is None or lane in p.partial or stmt.accumulate or value.dtype not in (F32, tensor.dtype):
+        return False
+    steps = tensor_strides(tensor, stmt.access, scope)
+    return steps.get(lane) == "1" and steps.keys() == set(value.axes) and p.tile(lane, scope) % p.width == 0
+
+
+def emit_store(p: Printer, stmt: Store, scope: Scope) -> None:
+    source, axes = p.places[stmt.value], tiled_axes(stmt.access, scope)
     p.open("")
-    p.line(f"auto* const to = {address(p, stmt.access, tensor, scope)};")
+    to = target_place(p, stmt, scope, "to")
+    target = to.strides
+    order = sorted(axes, key=lambda a: target[a] == "1")
     if _transposes(axes, source.strides, target):
         _transpose(p, axes, source.pointer, source.strides, "to", target)
         p.close()
@@ -134,7 +149,7 @@ def emit_store(p: Printer, stmt: Store, scope: Scope) -> None:
     dst = " + ".join(f"{a} * {target[a]}" for a in axes) or "0"
     src = " + ".join(f"{a} * {source.strides[a]}" for a in axes) or "0"
     element = f"{source.pointer}[{src}]"
-    p.line(f"to[{dst}] = {_as_type(tensor.dtype, source.dtype, element)};")
+    p.line(f"to[{dst}] = {_as_type(to.dtype, source.dtype, element)};")
     for _ in order:
         p.close()
     p.close()

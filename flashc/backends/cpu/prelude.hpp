@@ -431,16 +431,26 @@ struct stream_bf16 {
 };
 #endif
 
-// A `done` that reads memory, and what fetches this for one vector while the block before it is multiplied.
+// A `done` that reads memory, and what fetches this for one vector while the products of its block are summed: row by row,
+// as every row may be in a page of its own, and a core waits for the second of two pages that it does not know.
 template <class Done, class Fetch> struct Fetching : Done {
   Fetch fetch;
 };
 template <class Done, class Fetch> INLINE Fetching<Done, Fetch> fetching(Done done, Fetch fetch) { return {done, fetch}; }
-template <int MR, int NR, class Done> INLINE void fetch_block(const Done&, long, int) {}
-template <int MR, int NR, class Done, class Fetch> INLINE void fetch_block(const Fetching<Done, Fetch>& of, long n, int m) {
-  for (int r = 0; r < NR; ++r)
+template <class Atom, int MR, int NR, class A, class B, class Done>
+INLINE void products(vf (&acc)[NR][MR], const A* a, long a_k, const B* b, long b_n, long b_k, long count, const Done&, long, int) {
+  Atom::template block<MR, NR>(acc, a, a_k, b, b_n, b_k, count);
+}
+template <class Atom, int MR, int NR, class A, class B, class Done, class Fetch>
+INLINE void products(vf (&acc)[NR][MR], const A* a, long a_k, const B* b, long b_n, long b_k, long count, const Fetching<Done, Fetch>& done, long n, int m) {
+  const long steps = count / Atom::depth / NR;
+#pragma GCC unroll 1
+  for (int r = 0; r < NR; ++r, a += steps * a_k, b += steps * b_k) {
 #pragma GCC unroll 8
-    for (int v = 0; v < MR; ++v) of.fetch(n + r, m + v);
+    for (int v = 0; v < MR; ++v) done.fetch(n + r, m + v);
+    const long rest = count - r * steps * Atom::depth;
+    Atom::template block<MR, NR>(acc, a, a_k, b, b_n, b_k, r + 1 < NR ? steps * Atom::depth : rest);
+  }
 }
 
 // A tile of the output: panels of MR vectors x rows, in blocks of NR and then halves of it for the rest.
@@ -449,8 +459,7 @@ template <class Atom, int MR, int NR, class A, class B, class Done>
 INLINE void rows(const A* a, long a_k, const B* b, long b_n, long b_k, long count, long n, long rows_n, int m0, Done done) {
   for (; n + NR <= rows_n; n += NR) {
     vf acc[NR][MR] = {};
-    fetch_block<MR, NR>(done, n, m0);
-    Atom::template block<MR, NR>(acc, a, a_k, b + n * b_n, b_n, b_k, count);
+    products<Atom, MR, NR>(acc, a, a_k, b + n * b_n, b_n, b_k, count, done, n, m0);
 #pragma GCC unroll 32
     for (int r = 0; r < NR; ++r)
 #pragma GCC unroll 8

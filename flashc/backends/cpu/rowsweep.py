@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flashc.backends.cpu.frame import Printer
+from flashc.backends.cpu.frame import Printer, Targets
 from flashc.backends.cpu.scalars import as_kind, as_vector, scalar_text
 from flashc.backends.cpu.sweep import COMBINE, IDENTITY, PART, Sweep
 from flashc.errors import UnsupportedError
@@ -26,8 +26,8 @@ def sweeps_rows(p: Printer, group: Sequence[Map | Reduce]) -> bool:
     return any(_lane_of(p, n) is None for s in group for n in (s.out.name, *operands(s)) if n in p.values)
 
 
-def emit_row_sweep(p: Printer, group: Sequence[Map | Reduce], stored: set[str], scope: Scope) -> None:
-    """Print one group (see passes.fuse); ``stored`` values go to buffers."""
+def emit_row_sweep(p: Printer, group: Sequence[Map | Reduce], targets: Targets, scope: Scope) -> None:
+    """Print one group (see passes.fuse); results are written to ``targets``."""
     axes = space(group[0])
     lane = next((a for s in group for n in (s.out.name, *operands(s)) if n in p.values and (a := _lane_of(p, n))), "")
     p.lane = lane
@@ -40,12 +40,13 @@ def emit_row_sweep(p: Printer, group: Sequence[Map | Reduce], stored: set[str], 
     if not rows:
         p.open("")
     sweep = Sweep(p, scope, dict(zip(rows, rows, strict=True)))
+    sweep.targets = targets
     _preload(p, group, sweep, vectors=False)
     if lane:
-        _vectors(p, group, stored, sweep, lane)
+        _vectors(p, group, sweep, lane)
     else:
         for stmt in group:
-            _statement(p, stmt, stored, sweep)
+            _statement(p, stmt, sweep)
     for _ in rows or [""]:
         p.close()
 
@@ -64,7 +65,7 @@ def _preload(p: Printer, group: Sequence[Map | Reduce], sweep: Sweep, *, vectors
             sweep.registers[name] = f"{name}_v"
 
 
-def _vectors(p: Printer, group: Sequence[Map | Reduce], stored: set[str], sweep: Sweep, lane: str) -> None:
+def _vectors(p: Printer, group: Sequence[Map | Reduce], sweep: Sweep, lane: str) -> None:
     folds = [s for s in group if isinstance(s, Reduce)]
     for fold in folds:
         p.line(f"vf {fold.out.name}_r[UNROLL];")
@@ -73,14 +74,14 @@ def _vectors(p: Printer, group: Sequence[Map | Reduce], stored: set[str], sweep:
     inner = sweep.at_row(lane, f"{lane}_v")
     _preload(p, group, inner, vectors=True)
     for stmt in group:
-        _statement(p, stmt, stored, inner)
+        _statement(p, stmt, inner)
     p.close("});")
     for fold in folds:
         name, law = fold.out.name, f"[](vf a, vf b) {{ return {COMBINE[fold.op]}(a, b); }}"
         p.line(f"*({sweep.address(p.places[name])}) = fold_lanes(combined({name}_r, {law}), {law});")
 
 
-def _statement(p: Printer, stmt: Map | Reduce, stored: set[str], sweep: Sweep) -> None:
+def _statement(p: Printer, stmt: Map | Reduce, sweep: Sweep) -> None:
     name, lane = stmt.out.name, p.lane
     if isinstance(stmt, Reduce):
         value = sweep.leaf(Ref(stmt.source)).code
@@ -93,6 +94,6 @@ def _statement(p: Printer, stmt: Map | Reduce, stored: set[str], sweep: Sweep) -
     vector = lane in stmt.out.axes
     p.line(f"const {'vf' if vector else 'float'} {name}_v = {as_vector(text) if vector else text.code};")
     sweep.registers[name] = f"{name}_v"
-    if name in stored:
-        target = sweep.address(p.places[name])
+    for place in sweep.targets.get(name, ()):
+        target = sweep.address(place)
         p.line(f"store_vector({target}, {name}_v);" if vector else f"*({target}) = {name}_v;")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from flashc.backends.cpu.frame import Place, Printer, elements, panels
 from flashc.backends.cpu.lower import group_of, stored
-from flashc.backends.cpu.moves import emit_copy, emit_load, emit_store
+from flashc.backends.cpu.moves import emit_copy, emit_load, emit_store, in_vectors, target_place
 from flashc.backends.cpu.place import ALWAYS_F32, LEVEL, PAIRED
 from flashc.backends.cpu.place_rows import ROW_UNITS
 from flashc.backends.cpu.rowdots import emit_row_dot
@@ -31,8 +31,8 @@ def block(
     p: Printer, body: Sequence[Stmt], scope: Scope, carried: frozenset[str] = frozenset(), part: range | None = None
 ) -> None:
     """Print the statements of ``body``, or those at the positions ``part``; ``carried`` values are read after it."""
-    done = 0
-    for n in range(len(body)) if part is None else part:
+    part, done = range(len(body)) if part is None else part, 0
+    for n in part:
         stmt = body[n]
         if n < done:
             continue
@@ -42,8 +42,39 @@ def block(
         group = group_of(body, n)
         done = n + len(group)
         p.values.update({s.out.name: s.out for s in group})
-        kept = {s.out.name for i, s in enumerate(group, n) if stored(body, i, carried)}
-        (emit_row_sweep if sweeps_rows(p, group) else emit_sweep)(p, group, kept, scope)
+        kept = [s.out.name for i, s in enumerate(group, n) if stored(body, i, carried)]
+        stores = _stores_of(p, body[done:part.stop], group, scope)
+        done += len(stores)
+        _group(p, group, kept, stores, scope)
+
+
+def _group(
+    p: Printer, group: Sequence[Map | Reduce], kept: Sequence[str], stores: Sequence[Store], scope: Scope
+) -> None:
+    """A fused sweep: what it makes goes to buffers, and to memory in the same moment for each of ``stores``."""
+    targets = {name: [p.places[name]] for name in kept}
+    if stores:
+        p.open("")
+    for n, stmt in enumerate(stores):
+        targets[stmt.value].append(target_place(p, stmt, scope, f"to_{n}"))
+    (emit_row_sweep if sweeps_rows(p, group) else emit_sweep)(p, group, targets, scope)
+    if stores:
+        p.close()
+
+
+def _stores_of(p: Printer, after: Sequence[Stmt], group: Sequence[Map | Reduce], scope: Scope) -> list[Store]:
+    """Those right after the sweep whose values it makes as whole vectors, contiguous in memory.
+
+    Written as they are made, the cache lines that they miss arrive while the next vectors are computed; a copy after
+    the sweep would wait for them.
+    """
+    made = {s.out.name for s in group if isinstance(s, Map)}
+    stores: list[Store] = []
+    for stmt in after:
+        if not (isinstance(stmt, Store) and stmt.value in made and in_vectors(p, stmt, scope)):
+            break
+        stores.append(stmt)
+    return stores
 
 
 def _statement(p: Printer, stmt: Stmt, scope: Scope) -> None:

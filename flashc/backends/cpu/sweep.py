@@ -14,7 +14,7 @@ from flashc.ir.scalar import Coord, Fetch, Lit, Ref, Scalar
 from flashc.passes.fuse import space
 
 if TYPE_CHECKING:
-    from flashc.backends.cpu.frame import Place, Printer
+    from flashc.backends.cpu.frame import Place, Printer, Targets
 
 IDENTITY = {"max": "-INF", "sum": "0.0f", "min": "INF"}
 PART = "[[maybe_unused]] int part"
@@ -27,11 +27,11 @@ class Sweep:
     def __init__(self, p: Printer, scope: Scope, position: dict[str, str]) -> None:
         self.p, self.scope, self.position = p, scope, position
         self.registers: dict[str, str] = {}
-        self.stored: set[str] = set()
+        self.targets: Targets = {}
 
     def at_row(self, axis: str, index: str) -> Sweep:
         inner = type(self)(self.p, self.scope, {**self.position, axis: index})
-        inner.registers, inner.stored = dict(self.registers), self.stored
+        inner.registers, inner.targets = dict(self.registers), self.targets
         return inner
 
     def leaf(self, node: Scalar) -> Text:
@@ -114,8 +114,8 @@ def expression(p: Printer, expr: Scalar, scope: Scope, position: dict[str, str])
     return as_vector(as_kind(scalar_text(expr, sweep.leaf), "float"))
 
 
-def emit_sweep(p: Printer, group: Sequence[Map | Reduce], stored: set[str], scope: Scope) -> None:
-    """Print one group (see passes.fuse): all its statements sweep the same axes; ``stored`` ones go to buffers."""
+def emit_sweep(p: Printer, group: Sequence[Map | Reduce], targets: Targets, scope: Scope) -> None:
+    """Print one group (see passes.fuse): all its statements sweep the same axes; results are written to ``targets``."""
     axes = space(group[0])
     lane = _lane(p, group)
     p.lane = lane
@@ -124,7 +124,7 @@ def emit_sweep(p: Printer, group: Sequence[Map | Reduce], stored: set[str], scop
         raise UnsupportedError(f"cpu: a sweep over {sorted(axes)} needs the lane axis {lane} and at most one more")
     p.open(f"for (int {lane}_v = 0, {lane}_vs = {p.vectors(lane, scope)}; {lane}_v < {lane}_vs; ++{lane}_v)")
     sweep = Sweep(p, scope, {lane: f"{lane}_v"})
-    sweep.stored = stored
+    sweep.targets = targets
     _preload(p, group, sweep, set())
     if rows:
         _reducing_rows(p, group, sweep, rows[0])
@@ -166,7 +166,7 @@ def _lane(p: Printer, group: Sequence[Map | Reduce]) -> str:
 
 def _row_loop(p: Printer, group: Sequence[Map | Reduce], sweep: Sweep, row: str) -> None:
     count = p.counts[row]
-    paired = any(p.places[name].pair == row for name in sweep.stored)
+    paired = any(place.pair == row for places in sweep.targets.values() for place in places)
     if not paired:
         p.open(f"for_rows({count}, [&](long {row}, {PART}) INLINE_LAMBDA")
         _row(p, group, sweep.at_row(row, row), "")
@@ -187,8 +187,9 @@ def _pair(p: Printer, group: Sequence[Map | Reduce], sweep: Sweep, row: str, bot
     odd = _row(p, group, sweep.at_row(row, f"({row} + 1)"), "_odd") if both else {}
     for stmt in group:
         name = stmt.out.name
-        place = p.places[name] if name in sweep.stored else None
-        if isinstance(stmt, Map) and place is not None and place.pair == row:
+        for place in sweep.targets.get(name, ()) if isinstance(stmt, Map) else ():
+            if place.pair != row:
+                continue
             at = sweep.at_row(row, f"{row} / 2").address(place)
             address = at.replace(f"{sweep.position[p.lane]} * W", f"2 * {sweep.position[p.lane]} * W")
             p.line(f"store_pair((uint32_t*)({address}), {even[name]}, {odd.get(name, 'vf{}')});")
@@ -208,8 +209,8 @@ def _row(p: Printer, group: Sequence[Map | Reduce], sweep: Sweep, suffix: str) -
         text = as_vector(as_kind(scalar_text(stmt.expr, sweep.leaf), "float"))
         p.line(f"const vf {register} = {text};")
         made[stmt.out.name] = sweep.registers[stmt.out.name] = register
-        place = p.places[stmt.out.name] if stmt.out.name in sweep.stored else None
-        if place is not None and place.pair is None:
-            store = "store" if place.dtype.name == "f32" else "store_vector"
-            p.line(f"{store}({sweep.address(place)}, {register});")
+        for place in sweep.targets.get(stmt.out.name, ()):
+            if place.pair is None:
+                store = "store" if place.dtype.name == "f32" else "store_vector"
+                p.line(f"{store}({sweep.address(place)}, {register});")
     return made
