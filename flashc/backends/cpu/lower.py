@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from flashc.backends.cpu.direct import Within, direct_stores
 from flashc.ir.analysis import operands, uses
 from flashc.ir.intexpr import Const, IntExpr
-from flashc.ir.nodes import Alloc, Kernel, Map, Par, Program, Reduce, Seq, Stmt, View, outputs_of
+from flashc.ir.nodes import Alloc, Kernel, Map, Par, Program, Reduce, Seq, Stmt, Store, View, outputs_of
 from flashc.ir.rewrite import rewrite_kernels
 from flashc.ir.types import Value
 from flashc.passes.fuse import fuse, sweeps
@@ -20,7 +21,8 @@ from flashc.passes.split import split
 
 def lower(program: Program) -> Program:
     """A bound program with its loops in parts, its sweeps grouped and an ``Alloc`` per stored value."""
-    return rewrite_kernels(fuse(split(program)), _allocate, stage="lowered")
+    fused = fuse(split(program))
+    return rewrite_kernels(fused, lambda kernel: _allocate(fused, kernel), stage="lowered")
 
 
 def elements(value: Value) -> IntExpr:
@@ -31,19 +33,22 @@ def elements(value: Value) -> IntExpr:
     return total
 
 
-def _allocate(kernel: Kernel) -> Kernel:
-    def with_buffers(stmt: Stmt) -> Stmt:
+def _allocate(program: Program, kernel: Kernel) -> Kernel:
+    def with_buffers(stmt: Stmt, at: Within) -> Stmt:
+        assert isinstance(stmt, Par | Seq)
+        inner = at.inside(stmt)
         if isinstance(stmt, Seq):
-            return replace(stmt, body=tuple(map(with_buffers, stmt.body)))
-        assert isinstance(stmt, Par)
+            return replace(stmt, body=tuple(with_buffers(s, inner) for s in stmt.body))
         found: dict[str, Alloc] = {}
-        _collect(stmt.body, frozenset(), {}, found)
+        _collect(stmt.body, frozenset(), inner, {}, found)
         return replace(stmt, body=(*found.values(), *stmt.body))
 
-    return replace(kernel, body=tuple(map(with_buffers, kernel.body)))
+    return replace(kernel, body=tuple(with_buffers(s, Within.top(program)) for s in kernel.body))
 
 
-def _collect(body: Sequence[Stmt], after: frozenset[str], slots: dict[str, str], found: dict[str, Alloc]) -> None:
+def _collect(
+    body: Sequence[Stmt], after: frozenset[str], at: Within, slots: dict[str, str], found: dict[str, Alloc]
+) -> None:
     for n, stmt in enumerate(body):
         if isinstance(stmt, Seq):
             for c in stmt.carry:
@@ -51,18 +56,19 @@ def _collect(body: Sequence[Stmt], after: frozenset[str], slots: dict[str, str],
             dead = {c.next: c.value for c in stmt.carry if _dead_when_replaced(c.value.name, c.next, stmt.body)}
             for new, old in dead.items():
                 slots[new] = slots[old.name]
-            _collect(stmt.body, frozenset(c.next for c in stmt.carry), slots, found)
+            _collect(stmt.body, frozenset(c.next for c in stmt.carry), at.inside(stmt), slots, found)
         else:
-            _statement(body, n, stmt, after, slots, found)
+            _statement(body, n, after, at, slots, found)
 
 
 def _statement(
-    body: Sequence[Stmt], n: int, stmt: Stmt, after: frozenset[str], slots: dict[str, str], found: dict[str, Alloc]
+    body: Sequence[Stmt], n: int, after: frozenset[str], at: Within, slots: dict[str, str], found: dict[str, Alloc]
 ) -> None:
+    stmt = body[n]
     out = outputs_of(stmt)
     if out is None or out.layout is None or isinstance(stmt, View):
         return
-    if isinstance(stmt, Map | Reduce) and not stored(body, n, after):
+    if isinstance(stmt, Map | Reduce) and not stored(body, n, after, _direct(body, n, at)):
         return
     if out.name not in slots and isinstance(stmt, Map):
         slots.update(_in_place(body, n, stmt, after, slots, found))
@@ -87,11 +93,17 @@ def group_of(body: Sequence[Stmt], n: int) -> list[Map | Reduce]:
     return next(g for g in sweeps(run) if any(s is body[n] for s in g))
 
 
-def stored(body: Sequence[Stmt], n: int, after: frozenset[str]) -> bool:
-    """Whether the elementwise statement at ``n`` needs a buffer: somebody outside its sweep reads it."""
-    out = outputs_of(body[n])
+def _direct(body: Sequence[Stmt], n: int, at: Within) -> list[Store]:
     group = group_of(body, n)
-    readers = frozenset().union(*(uses(s) for s in body if not any(s is g for g in group)))
+    last = next(i for i, s in enumerate(body) if s is group[-1])
+    return direct_stores(group, body[last + 1:], at)
+
+
+def stored(body: Sequence[Stmt], n: int, after: frozenset[str], direct: Sequence[Store]) -> bool:
+    """Whether the elementwise statement at ``n`` needs a buffer: what is neither its sweep nor ``direct`` reads it."""
+    out = outputs_of(body[n])
+    own = (*group_of(body, n), *direct)
+    readers = frozenset().union(*(uses(s) for s in body if not any(s is g for g in own)))
     return out is not None and out.name in readers | after
 
 

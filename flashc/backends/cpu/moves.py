@@ -124,16 +124,6 @@ def target_place(p: Printer, stmt: Store, scope: Scope, name: str) -> Place:
     return Place(name, tensor.dtype, tensor_strides(tensor, stmt.access, scope))
 
 
-def in_vectors(p: Printer, stmt: Store, scope: Scope) -> bool:
-    """Whether the store writes whole vectors of the lane axis, contiguous in memory."""
-    value, tensor = p.values[stmt.value], p.program.tensor(stmt.access.tensor)
-    lane = value.layout.lane_axis() if value.layout else None
-    if lane is None or lane in p.partial or stmt.accumulate or value.dtype not in (F32, tensor.dtype):
-        return False
-    steps = tensor_strides(tensor, stmt.access, scope)
-    return steps.get(lane) == "1" and steps.keys() == set(value.axes) and p.tile(lane, scope) % p.width == 0
-
-
 def emit_store(p: Printer, stmt: Store, scope: Scope) -> None:
     source, axes = p.places[stmt.value], tiled_axes(stmt.access, scope)
     p.open("")

@@ -6,11 +6,12 @@ where they are and are read through their strides.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+from flashc.backends.cpu.direct import Within, direct_stores
 from flashc.backends.cpu.frame import Place, Printer, elements, panels
 from flashc.backends.cpu.lower import group_of, stored
-from flashc.backends.cpu.moves import emit_copy, emit_load, emit_store, in_vectors, target_place
+from flashc.backends.cpu.moves import emit_copy, emit_load, emit_store, target_place
 from flashc.backends.cpu.place import ALWAYS_F32, LEVEL, PAIRED
 from flashc.backends.cpu.place_rows import ROW_UNITS
 from flashc.backends.cpu.rowdots import emit_row_dot
@@ -42,17 +43,17 @@ def block(
         group = group_of(body, n)
         done = n + len(group)
         p.values.update({s.out.name: s.out for s in group})
-        kept = [s.out.name for i, s in enumerate(group, n) if stored(body, i, carried)]
-        stores = _stores_of(p, body[done:part.stop], group, scope)
+        stores = direct_stores(group, body[done:part.stop], Within(p.program, scope, frozenset(p.partial)))
+        kept = {s.out.name for i, s in enumerate(group, n) if stored(body, i, carried, stores)}
         done += len(stores)
         _group(p, group, kept, stores, scope)
 
 
 def _group(
-    p: Printer, group: Sequence[Map | Reduce], kept: Sequence[str], stores: Sequence[Store], scope: Scope
+    p: Printer, group: Sequence[Map | Reduce], kept: Collection[str], stores: Sequence[Store], scope: Scope
 ) -> None:
-    """A fused sweep: what it makes goes to buffers, and to memory in the same moment for each of ``stores``."""
-    targets = {name: [p.places[name]] for name in kept}
+    """A fused sweep: what it makes goes to buffers if ``kept``, and to memory for each of ``stores``."""
+    targets = {s.out.name: [p.places[s.out.name]] if s.out.name in kept else [] for s in group}
     if stores:
         p.open("")
     for n, stmt in enumerate(stores):
@@ -60,21 +61,6 @@ def _group(
     (emit_row_sweep if sweeps_rows(p, group) else emit_sweep)(p, group, targets, scope)
     if stores:
         p.close()
-
-
-def _stores_of(p: Printer, after: Sequence[Stmt], group: Sequence[Map | Reduce], scope: Scope) -> list[Store]:
-    """Those right after the sweep whose values it makes as whole vectors, contiguous in memory.
-
-    Written as they are made, the cache lines that they miss arrive while the next vectors are computed; a copy after
-    the sweep would wait for them.
-    """
-    made = {s.out.name for s in group if isinstance(s, Map)}
-    stores: list[Store] = []
-    for stmt in after:
-        if not (isinstance(stmt, Store) and stmt.value in made and in_vectors(p, stmt, scope)):
-            break
-        stores.append(stmt)
-    return stores
 
 
 def _statement(p: Printer, stmt: Stmt, scope: Scope) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from flashc.backends.cpu.direct import cut_short
 from flashc.backends.cpu.frame import C_TYPE, Printer, buffer_place
 from flashc.backends.cpu.scalars import int_text
 from flashc.ir.analysis import longest_last
-from flashc.ir.intexpr import Const, IntExpr, Sym
+from flashc.ir.intexpr import Const, Sym
 from flashc.ir.nodes import Alloc, Loop, Par, Program
 from flashc.ir.ranges import Scope, enter, whole
 
@@ -79,9 +80,8 @@ def task_scope(p: Printer, par: Par) -> Scope:
         index = f"({tiles} - 1 - rest % {tiles})" if loop.axis in late else f"rest % {tiles}"
         start = f"{loop.axis}0"
         p.line(f"const long {start} = {index} * {int_text(loop.tile)}; rest /= {tiles};")
-        if _whole(extent, loop.tile):
-            p.counts[loop.axis] = int_text(loop.tile)
-        else:
+        p.counts[loop.axis] = int_text(loop.tile)
+        if cut_short(p.program, loop):
             p.line(f"const long {loop.axis}_n = std::min<long>({int_text(loop.tile)}, {int_text(extent)} - {start});")
             p.counts[loop.axis] = f"{loop.axis}_n"
             p.partial.add(loop.axis)
@@ -89,8 +89,3 @@ def task_scope(p: Printer, par: Par) -> Scope:
     for a in p.program.axes:
         p.counts.setdefault(a.name, int_text(a.extent))
     return scope
-
-
-def _whole(extent: IntExpr, tile: IntExpr) -> bool:
-    """Whether every tile is known to be whole."""
-    return isinstance(extent, Const) and isinstance(tile, Const) and extent.value % tile.value == 0
