@@ -65,6 +65,15 @@ def test_emitted_lstm(name: str, golden: Callable[[str, str], None]) -> None:
     golden(f"lstm_{name}", emit(program, target.vector.width_bits))
 
 
+@pytest.mark.parametrize(("units", "whole"), [(32, True), (24, False)])
+def test_results_in_whole_vectors_need_no_buffer_on_their_way_to_memory(units: int, whole: bool) -> None:
+    target = load_device("epyc_9654")
+    work = given("recurrent", cell="lstm", batch=16, steps=100, head_dim=units)
+    source = emit(lowered(schedule(work, "per_step"), target, **TILES), target.vector.width_bits)
+    assert ("* const new_h = " in source) != whole
+    assert ("store(to_0 + b * y_s0 + u_v * W, new_h_v)" in source) == whole
+
+
 # -- every schedule, cell, type and instruction set
 
 
