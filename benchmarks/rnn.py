@@ -12,7 +12,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -95,24 +95,18 @@ def layers() -> Iterator[Layer]:
 # -- the loop that a user writes
 
 
-def lstm_step(h: Any, c: Any, wx: Any, R: Any) -> tuple[Any, Any]:
+def lstm_step(h: Any, c: Any, wx: Any, R: Any, product: Callable[..., Any] = torch.bmm) -> tuple[Any, Any]:
     """h, c (heads, sequences, units); wx with its bias (sequences, gates, heads, units); R (heads, units, 4 units)."""
     heads, batch, units = h.shape
-    product = torch.bmm(h, R).view(heads, batch, 4, units)
-    return new_state(c, product + wx.permute(2, 0, 1, 3), h.dtype)
-
-
-def broadcast_step(h: Any, c: Any, wx: Any, R: Any) -> tuple[Any, Any]:
-    """The same with h times R for each sequence by itself: PyTorch copies R for every one."""
-    heads, batch, units = h.shape
-    product = (h[:, :, None] @ R[:, None]).view(heads, batch, 4, units)
-    return new_state(c, product + wx.permute(2, 0, 1, 3), h.dtype)
-
-
-def new_state(c: Any, pre: Any, dtype: Any) -> tuple[Any, Any]:
-    i, f, z, o = pre.float().unbind(2)
+    sums = product(h, R).view(heads, batch, 4, units)
+    i, f, z, o = (sums + wx.permute(2, 0, 1, 3)).float().unbind(2)
     c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(z)
-    return (torch.sigmoid(o) * torch.tanh(c)).to(dtype), c
+    return (torch.sigmoid(o) * torch.tanh(c)).to(h.dtype), c
+
+
+def broadcast_product(h: Any, R: Any) -> Any:
+    """h times R for each sequence by itself: PyTorch copies R for every one."""
+    return h[:, :, None] @ R[:, None]
 
 
 def loop(step: Callable[..., tuple[Any, Any]], x: Any, R: Any, b: Any) -> Any:
@@ -134,9 +128,9 @@ def peers(layer: Layer) -> dict[str, Callable[[Tensors], Any]]:
     torch.compiler.reset()  # of one function it keeps eight shapes, and runs the others uncompiled
     compiled = torch.compile(lstm_step, dynamic=False)
     found = {"loop": lambda given: loop(lstm_step, **given), "compiled loop": lambda given: loop(compiled, **given)}
-    if layer.training:  # autograd would keep every step's copies of R: 6 GB
-        return found
-    return found | {"FlashRNN's loop": lambda given: loop(broadcast_step, **given)}
+    if not layer.training:  # autograd would keep every step's copies of R: 6 GB
+        found["FlashRNN's loop"] = lambda given: loop(partial(lstm_step, product=broadcast_product), **given)
+    return found
 
 
 # -- a row

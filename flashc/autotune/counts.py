@@ -309,9 +309,9 @@ def _panel(dot: Dot, a: Value, b: Value, operations: IntExpr) -> tuple[IntExpr, 
     vectors = a if atom.lane in a.axes else b
     if vectors.layout is None or atom.lane in dot.over:  # read where it lies, in order
         return ZERO, ZERO
-    modes = vectors.layout.modes
-    steps = next(m for m in modes if m.axis in dot.over and m.space == "offset")
-    lanes = next(m for m in modes if m.space == "lane")
+    steps = next(m for m in vectors.layout.modes if m.axis in dot.over and m.space == "offset")
+    lanes = vectors.layout.lane_mode()
+    assert lanes is not None
     strewn = imin(Const(1), steps.stride // (atom.m * lanes.shape * lanes.stride + 1))
     width = vectors.dtype.bytes
     return steps.shape * steps.stride * width * strewn, operations // 2 // atom.n * width

@@ -42,8 +42,9 @@ def block_accesses(places: Places, dot: Dot, atom: Atom, here: Here) -> Grouped:
 
 def _panel(places: Places, out: Value, atom: Atom, here: Here) -> int:
     """Elements of the lane axis in one register block."""
-    lanes = next(m.shape for m in (out.layout.modes if out.layout else ()) if m.space == "lane")
-    return int(places.number(atom.m, here)) * int(places.number(lanes, here))
+    lanes = out.layout.lane_mode() if out.layout else None
+    assert lanes is not None
+    return int(places.number(atom.m, here)) * int(places.number(lanes.shape, here))
 
 
 def _part(

@@ -67,9 +67,14 @@ class Layout:
         """The same layout under other axis names."""
         return replace(self, modes=tuple(replace(m, axis=axes.get(m.axis, m.axis)) for m in self.modes))
 
+    def lane_mode(self) -> Mode | None:
+        """The mode that runs along the lanes of a vector, if any."""
+        return next((m for m in self.modes if m.space == "lane"), None)
+
     def lane_axis(self) -> str | None:
         """The axis that runs along the vector lanes, if any."""
-        return next((m.axis for m in self.modes if m.space == "lane"), None)
+        lanes = self.lane_mode()
+        return lanes.axis if lanes else None
 
     def pair_axis(self) -> str | None:
         """The axis whose neighbours share a 32-bit word (bf16 pairs), if any."""

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flashc.backends.cpu.frame import tensor_strides
-from flashc.ir.intexpr import Const, IntExpr, Sym
+from flashc.ir.intexpr import Const, Sym
 from flashc.ir.nodes import Loop, Map, Par, Program, Reduce, Seq, Stmt, Store
 from flashc.ir.ranges import Scope, enter, whole
-from flashc.ir.types import F32, Layout, Value
+from flashc.ir.types import F32, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +56,9 @@ def direct_stores(group: Sequence[Map | Reduce], after: Sequence[Stmt], at: With
 
 
 def _in_vectors(stmt: Store, value: Value, at: Within) -> bool:
-    tensor, lane = at.program.tensor(stmt.access.tensor), value.layout.lane_axis() if value.layout else None
-    if value.layout is None or lane is None or lane in at.partial or stmt.accumulate:
+    tensor, lanes = at.program.tensor(stmt.access.tensor), value.layout.lane_mode() if value.layout else None
+    if lanes is None or lanes.axis in at.partial or stmt.accumulate or value.dtype not in (F32, tensor.dtype):
         return False
-    if value.dtype not in (F32, tensor.dtype):
-        return False
-    steps, size = tensor_strides(tensor, stmt.access, at.scope), at.scope[lane].size
-    whole_vectors = isinstance(size, Const) and size.value % _width(value.layout) == 0
-    return whole_vectors and steps.get(lane) == "1" and steps.keys() == set(value.axes)
-
-
-def _width(layout: Layout) -> int:
-    shape: IntExpr = next(m.shape for m in layout.modes if m.space == "lane")
-    return shape.evaluate({})
+    steps, size = tensor_strides(tensor, stmt.access, at.scope), at.scope[lanes.axis].size
+    whole_vectors = isinstance(size, Const) and size.value % lanes.shape.evaluate({}) == 0
+    return whole_vectors and steps.get(lanes.axis) == "1" and steps.keys() == set(value.axes)

@@ -68,7 +68,7 @@ def _statement(
     out = outputs_of(stmt)
     if out is None or out.layout is None or isinstance(stmt, View):
         return
-    if isinstance(stmt, Map | Reduce) and not stored(body, n, after, _direct(body, n, at)):
+    if isinstance(stmt, Map | Reduce) and out.name not in buffered(body, n, after, at):
         return
     if out.name not in slots and isinstance(stmt, Map):
         slots.update(_in_place(body, n, stmt, after, slots, found))
@@ -93,18 +93,19 @@ def group_of(body: Sequence[Stmt], n: int) -> list[Map | Reduce]:
     return next(g for g in sweeps(run) if any(s is body[n] for s in g))
 
 
-def _direct(body: Sequence[Stmt], n: int, at: Within) -> list[Store]:
+def direct(body: Sequence[Stmt], n: int, at: Within) -> list[Store]:
+    """The stores that the fused sweep of the elementwise statement at ``n`` does itself."""
     group = group_of(body, n)
     last = next(i for i, s in enumerate(body) if s is group[-1])
     return direct_stores(group, body[last + 1:], at)
 
 
-def stored(body: Sequence[Stmt], n: int, after: frozenset[str], direct: Sequence[Store]) -> bool:
-    """Whether the elementwise statement at ``n`` needs a buffer: what is neither its sweep nor ``direct`` reads it."""
-    out = outputs_of(body[n])
-    own = (*group_of(body, n), *direct)
+def buffered(body: Sequence[Stmt], n: int, after: frozenset[str], at: Within) -> frozenset[str]:
+    """What the fused sweep of the elementwise statement at ``n`` makes for others: more than it or its stores read."""
+    group = group_of(body, n)
+    own = (*group, *direct(body, n, at))
     readers = frozenset().union(*(uses(s) for s in body if not any(s is g for g in own)))
-    return out is not None and out.name in readers | after
+    return frozenset(s.out.name for s in group) & (readers | after)
 
 
 def _dead_when_replaced(old: str, new: str, body: Sequence[Stmt]) -> bool:

@@ -94,6 +94,6 @@ def _statement(p: Printer, stmt: Map | Reduce, sweep: Sweep) -> None:
     vector = lane in stmt.out.axes
     p.line(f"const {'vf' if vector else 'float'} {name}_v = {as_vector(text) if vector else text.code};")
     sweep.registers[name] = f"{name}_v"
-    for place in sweep.targets.get(name, ()):
+    for place in sweep.targets[name]:
         target = sweep.address(place)
         p.line(f"store_vector({target}, {name}_v);" if vector else f"*({target}) = {name}_v;")

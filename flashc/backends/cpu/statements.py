@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from flashc.backends.cpu.direct import Within, direct_stores
+from flashc.backends.cpu.direct import Within
 from flashc.backends.cpu.frame import Place, Printer, elements, panels
-from flashc.backends.cpu.lower import group_of, stored
+from flashc.backends.cpu.lower import buffered, direct, group_of
 from flashc.backends.cpu.moves import emit_copy, emit_load, emit_store, target_place
 from flashc.backends.cpu.place import ALWAYS_F32, LEVEL, PAIRED
 from flashc.backends.cpu.place_rows import ROW_UNITS
@@ -32,8 +32,8 @@ def block(
     p: Printer, body: Sequence[Stmt], scope: Scope, carried: frozenset[str] = frozenset(), part: range | None = None
 ) -> None:
     """Print the statements of ``body``, or those at the positions ``part``; ``carried`` values are read after it."""
-    part, done = range(len(body)) if part is None else part, 0
-    for n in part:
+    done = 0
+    for n in range(len(body)) if part is None else part:
         stmt = body[n]
         if n < done:
             continue
@@ -43,10 +43,10 @@ def block(
         group = group_of(body, n)
         done = n + len(group)
         p.values.update({s.out.name: s.out for s in group})
-        stores = direct_stores(group, body[done:part.stop], Within(p.program, scope, frozenset(p.partial)))
-        kept = {s.out.name for i, s in enumerate(group, n) if stored(body, i, carried, stores)}
+        at = Within(p.program, scope, frozenset(p.partial))
+        stores = direct(body, n, at)
         done += len(stores)
-        _group(p, group, kept, stores, scope)
+        _group(p, group, buffered(body, n, carried, at), stores, scope)
 
 
 def _group(

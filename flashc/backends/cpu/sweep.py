@@ -185,14 +185,11 @@ def _row_loop(p: Printer, group: Sequence[Map | Reduce], sweep: Sweep, row: str)
 def _pair(p: Printer, group: Sequence[Map | Reduce], sweep: Sweep, row: str, both: bool) -> None:
     even = _row(p, group, sweep.at_row(row, row), "_even")
     odd = _row(p, group, sweep.at_row(row, f"({row} + 1)"), "_odd") if both else {}
-    for stmt in group:
-        name = stmt.out.name
-        for place in sweep.targets.get(name, ()) if isinstance(stmt, Map) else ():
-            if place.pair != row:
-                continue
-            at = sweep.at_row(row, f"{row} / 2").address(place)
-            address = at.replace(f"{sweep.position[p.lane]} * W", f"2 * {sweep.position[p.lane]} * W")
-            p.line(f"store_pair((uint32_t*)({address}), {even[name]}, {odd.get(name, 'vf{}')});")
+    pairs = [(s.out.name, place) for s in group for place in sweep.targets[s.out.name] if place.pair == row]
+    for name, place in pairs:
+        at = sweep.at_row(row, f"{row} / 2").address(place)
+        address = at.replace(f"{sweep.position[p.lane]} * W", f"2 * {sweep.position[p.lane]} * W")
+        p.line(f"store_pair((uint32_t*)({address}), {even[name]}, {odd.get(name, 'vf{}')});")
 
 
 def _row(p: Printer, group: Sequence[Map | Reduce], sweep: Sweep, suffix: str) -> dict[str, str]:
@@ -209,8 +206,7 @@ def _row(p: Printer, group: Sequence[Map | Reduce], sweep: Sweep, suffix: str) -
         text = as_vector(as_kind(scalar_text(stmt.expr, sweep.leaf), "float"))
         p.line(f"const vf {register} = {text};")
         made[stmt.out.name] = sweep.registers[stmt.out.name] = register
-        for place in sweep.targets.get(stmt.out.name, ()):
-            if place.pair is None:
-                store = "store" if place.dtype.name == "f32" else "store_vector"
-                p.line(f"{store}({sweep.address(place)}, {register});")
+        for place in (to for to in sweep.targets[stmt.out.name] if to.pair is None):
+            store = "store" if place.dtype.name == "f32" else "store_vector"
+            p.line(f"{store}({sweep.address(place)}, {register});")
     return made
