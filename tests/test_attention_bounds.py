@@ -1,82 +1,25 @@
-"""Attention bounds: recognised by shape, the counting argument against exhaustive search, honest certificates."""
+"""Attention bounds: recognised by shape, the counting argument against exhaustive search."""
 
 from __future__ import annotations
 
-import copy
 import itertools
-import json
 import math
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
+from attention_cascades import SIZES, WORD, backward, bound, build, plain, statement, words
 
 from flashc.compiler.workload import load_workload
 from flashc.errors import ArgumentError
 from flashc.iomodel.attention import attention_bounds
 from flashc.iomodel.attention_backward import KAPPA
-from flashc.iomodel.attention_theorems import NO_RECOMPUTE, BlockBound, ComputedOnceBound
+from flashc.iomodel.attention_theorems import NO_RECOMPUTE
 from flashc.iomodel.bound import LowerBound, best
-from flashc.iomodel.bounds import certified
-from flashc.iomodel.checker_attention import CHECKS
 from flashc.iomodel.from_program import cascade
 from flashc.iomodel.statements import Array, Cascade, Index, Reference, Statement
-from flashc.ir.intexpr import Const, IntExpr, Sym, imin
-from flashc.ir.intparse import parse_int
+from flashc.ir.intexpr import Const, Sym, imin
 from flashc.ops import registry
-
-SIZES = {"n": 512, "m": 768, "d": 64, "e": 32}
-WORD = 2
-EXTENTS = {"i": "n", "j": "m", "k": "d", "c": "e"}
-
-
-def reference(text: str) -> Reference:
-    """``a[i, j // 2]``."""
-    name, _, rest = text.partition("[")
-    return Reference(name, tuple(parse_int(x) for x in rest.rstrip("]").split(",") if x))
-
-
-def statement(text: str, **ranges: tuple[IntExpr, IntExpr]) -> Statement:
-    """``s[i,j] += q[i,k] k[j,k]`` with indices in order of appearance, 0 <= index < its extent by default."""
-    target, update, *operands = text.split()
-    parts = [reference(x) for x in (target, *operands)]
-    names = dict.fromkeys(s for r in parts for x in r.subscripts for s in sorted(x.symbols()))
-    default = {x: (Const(0), Sym(EXTENTS.get(x, x.upper()))) for x in names}
-    indices = tuple(Index(x, *ranges.get(x, default[x])) for x in names)
-    return Statement(target.split("[")[0], indices, parts[0], update, tuple(parts[1:]))  # type: ignore[arg-type]
-
-
-def build(inputs: str, outputs: str, *statements: Statement, storage: dict[str, str] | None = None) -> Cascade:
-    """A cascade of half-precision arrays; what is neither input nor output is a temp."""
-    roles: dict[str, Any] = {**dict.fromkeys(inputs.split(), "in"), **dict.fromkeys(outputs.split(), "out")}
-    named = dict.fromkeys(r.array for s in statements for r in (s.target, *s.operands))
-    arrays = tuple(Array(x, WORD, roles.get(x, "temp"), (storage or {}).get(x, "")) for x in named)
-    used = {s for x in statements for i in x.indices for s in i.upper.symbols()}
-    return Cascade("test", tuple(x for x in SIZES if x in used), arrays, statements)
-
-
-def plain(**more: Any) -> Cascade:
-    return build("a b c", "out", statement("s[i,j] += a[i,k] b[j,k]"), statement("p[i,j] = s[i,j] top[i]"),
-                 statement("out[i,c] += p[i,j] c[j,c]"), **more)
-
-
-def backward(kept: str = "dq dk dv") -> Cascade:
-    lines = {
-        "dv": "dv[j,k] += p[i,j] g[i,k]", "dq": "dq[i,k] += ds[i,j] b[j,k]", "dk": "dk[j,k] += ds[i,j] a[i,k]",
-    }
-    return build("a b c g", kept, statement("s[i,j] += a[i,k] b[j,k]"), statement("p[i,j] = s[i,j] lse[i]"),
-                 statement("dp[i,j] += g[i,k] c[j,k]"), statement("ds[i,j] = p[i,j] dp[i,j] delta[i]"),
-                 *(statement(lines[x]) for x in kept.split()))
-
-
-def bound(found: Cascade, rule: str = "attention A") -> Any:
-    return next(b for b in attention_bounds(found) if b.rule == rule)
-
-
-def words(found: Cascade, fast_words: float, rule: str = "attention A", **sizes: int) -> float:
-    return bound(found, rule).at({**SIZES, **sizes}, WORD * fast_words).total / WORD  # type: ignore[no-any-return]
-
 
 # -- the counting argument, against every set of items of small problems
 
@@ -384,73 +327,6 @@ def test_best_takes_the_larger_of_both_theorems() -> None:
     bounds = attention_bounds(plain())
     small, large = (best(bounds, SIZES, fast)[1].rule for fast in (64.0, 1e5))
     assert (small, large) == ("attention B", "attention A")
-
-
-# -- certificates
-
-
-TINY = {"n": 4, "m": 5, "d": 2, "e": 3}
-
-
-def certificates() -> list[dict[str, Any]]:
-    shared = plain(storage={"b": "latent", "c": "latent"})
-    cascades = [plain(), shared, backward("dq"), backward()]
-    made: list[dict[str, Any]] = []
-    for found in cascades:
-        sizes = {name: TINY[name] for name in found.sizes}
-        for one in attention_bounds(found):
-            assert isinstance(one, BlockBound | ComputedOnceBound)
-            made.append(json.loads(json.dumps(certified(one, sizes, 16.0))))
-    return made
-
-
-@pytest.mark.parametrize("certificate", certificates(), ids=lambda c: c["rule"])
-def test_certificates_pass_their_check(certificate: dict[str, Any]) -> None:
-    CHECKS[certificate["rule"]](certificate)
-
-
-READER = {"accumulator_bytes", "stored_bytes", "work", "score_bytes", "depth", "array", "storage", "statement"}
-"""Evidence for the reader: closed forms whose values an instance carries, and names (a storage may be renamed)."""
-
-
-def leaves(tree: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    if isinstance(tree, dict):
-        return [x for key, value in tree.items() for x in leaves(value, (*path, key))]
-    if isinstance(tree, list):
-        return [x for key, value in enumerate(tree) for x in leaves(value, (*path, key))]
-    return [path]
-
-
-def spoiled(certificate: dict[str, Any], path: tuple[Any, ...]) -> dict[str, Any]:
-    result = copy.deepcopy(certificate)
-    at = result
-    for key in path[:-1]:
-        at = at[key]
-    old = at[path[-1]]
-    at[path[-1]] = old - 1 if isinstance(old, int | float) else f"{old}x" if old is not None else "7"
-    return result
-
-
-@pytest.mark.parametrize("certificate", certificates(), ids=lambda c: c["rule"])
-def test_every_corrupted_field_is_refused(certificate: dict[str, Any]) -> None:
-    missed = []
-    for path in leaves(certificate):
-        if path[-1] in READER and path[0] == "evidence":
-            continue
-        try:
-            CHECKS[certificate["rule"]](spoiled(certificate, path))
-        except (ValueError, KeyError, SyntaxError):
-            continue
-        missed.append(path)
-    assert missed == []
-
-
-def test_a_larger_constant_is_refused_even_if_the_claim_agrees_with_itself() -> None:
-    for certificate in certificates():
-        if certificate["rule"] == "attention backward A":
-            certificate["evidence"]["kappa"] = str(Fraction(certificate["evidence"]["kappa"]) * Fraction(99, 100))
-            with pytest.raises(ValueError, match="kappa"):
-                CHECKS[certificate["rule"]](certificate)
 
 
 def test_stores_are_claimed_only_where_subscripts_tell_them() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from test_attention_bounds import build, statement
+from attention_cascades import build, statement
 
 from flashc.compiler.workload import load_workload
 from flashc.iomodel.from_program import cascade
